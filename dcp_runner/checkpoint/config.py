@@ -1,0 +1,69 @@
+"""What a user may say about checkpoints. Plain data: nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Validation(StrEnum):
+    """How the holders of one copy are compared before it is written. Every level above `none` finds every difference."""
+
+    none = "none"
+    quick = "quick"
+    tensor = "tensor"
+    full = "full"
+
+
+class Check(StrEnum):
+    """Which bytes are checked against their digests while a checkpoint is loaded."""
+
+    all = "all"
+    read = "read"
+
+
+class Best(StrEnum):
+    """Whether a smaller or a larger value of the metric is better."""
+
+    min = "min"
+    max = "max"
+
+
+@dataclass(kw_only=True)
+class KeepConfig:
+    """Which checkpoints stay. A checkpoint stays if any rule keeps it; the newest always stays."""
+
+    last: int | None = None
+    """Keep this many of the newest ones; null keeps all."""
+    best: int = 1
+    """Keep this many of the best ones by `metric`, whatever their age."""
+    every: int | None = None
+    """Keep every checkpoint whose step is a multiple of this."""
+    metric: str = "eval_loss"
+    """The metric that decides which is best, as recorded in the manifest at the save."""
+    mode: Best = Best.min
+    """Whether smaller (min) or larger (max) is better."""
+
+
+@dataclass(kw_only=True)
+class CheckpointConfig:
+    """When to save, how well to check, what to keep."""
+
+    root: str | None = None
+    """Folder of the checkpoints; null means `checkpoints` in the run folder."""
+    every_steps: int | None = 100
+    """Save after every so many optimizer steps; null: not by steps."""
+    every_minutes: float | None = None
+    """Save when this many minutes have passed since the last save, by rank 0's clock; null: not by time."""
+    at_end: bool = True
+    """Save after the last step."""
+    validation: Validation = Validation.tensor
+    """How holders of one copy are compared before a save: none, quick, tensor or full."""
+    validation_for: dict[str, Validation] = field(default_factory=dict)
+    """The same for single components: `+checkpoint.validation_for.optimizer=quick`."""
+    check: Check = Check.all
+    """On loading, check the digests of all files (shared out between the ranks) or only of what is read."""
+    timeout_s: float = 600.0
+    """Seconds after which a silent rank counts as failed in any phase of a save or a load."""
+    keep: KeepConfig = field(default_factory=KeepConfig)
+    """Retention."""

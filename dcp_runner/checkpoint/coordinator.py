@@ -1,0 +1,138 @@
+"""The coordinator: saves and loads the components of a run in one folder, all ranks or none."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from dcp_runner.checkpoint.bind import bind
+from dcp_runner.checkpoint.comm import Comm, connect
+from dcp_runner.checkpoint.component import StateComponent
+from dcp_runner.checkpoint.config import Check, Validation
+from dcp_runner.checkpoint.loading import LoadReport, load
+from dcp_runner.checkpoint.manifest import CheckpointManifest
+from dcp_runner.checkpoint.reading import check_files, check_whole, parse_manifest, read_manifest, whole_checkpoints
+from dcp_runner.checkpoint.saving import save
+from dcp_runner.checkpoint.storage import Storage
+from dcp_runner.checkpoint.topology import Topology
+
+
+class CheckpointCoordinator:
+    """Saves and loads components among the ranks of a topology.
+
+        topology = Topology.from_env(pp=2, dp=2)
+        coordinator = CheckpointCoordinator(components, topology, "runs/a/checkpoints", validation="tensor")
+        coordinator.load("latest")
+        coordinator.save(500, metrics={"eval_loss": 2.7})
+
+    Every method is called by all ranks, in the same order, from one thread. With more than one rank the default process group must be
+    initialised; the coordinator takes its store, and makes a gloo group of its own. One coordinator at a time writes to a folder:
+    making one removes what an earlier one left half-written.
+
+    `validation` is the level at which the holders of a copy are compared, `validation_for` overrides it by component; `check` says
+    whether a load checks all files (shared out) or those that are read; `timeout_s` bounds the silence of a rank in any phase;
+    `attempt` tells this start of the run from others (default: random); `best` is the metric and direction of `load("best")`;
+    `config` is the hash of the run's configuration, for the manifest.
+    Raises ValueError for components that cannot be saved so, and CheckpointError from every method where any rank fails.
+    """
+
+    def __init__(
+        self,
+        components: Sequence[StateComponent],
+        topology: Topology,
+        directory: str | Path,
+        validation: Validation | str = Validation.tensor,
+        *,
+        validation_for: Mapping[str, Validation | str] | None = None,
+        check: Check | str = Check.all,
+        timeout_s: float = 600.0,
+        attempt: int | str | None = None,
+        best: tuple[str, Literal["min", "max"]] = ("eval_loss", "min"),
+        config: str = "",
+        comm: Comm | None = None,
+        storage: Storage | None = None,
+    ) -> None:
+        self.topology = topology
+        self.storage = storage or Storage(Path(directory))
+        self.comm = comm or connect(topology.world_size, timeout_s)
+        self.bound = self.comm.agree("open", lambda: bind(components, topology, self.comm.rank, validation, validation_for))
+        self._check = Check(check)
+        self._best = best
+        self._config = config
+
+        def open_folder() -> str:
+            self.storage.sweep()
+            return str(attempt or uuid.uuid4().hex[:8])
+
+        self.attempt: str = self.comm.from_first("open", open_folder)
+
+    def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Path:
+        """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten."""
+        return save(
+            self.bound,
+            self.topology,
+            self.comm,
+            self.storage,
+            step=step,
+            attempt=self.attempt,
+            metrics=metrics or {},
+            config=self._config,
+        )
+
+    def load(
+        self,
+        which: int | str | Path = "latest",
+        *,
+        strict: bool = True,
+        skip: Collection[str] = (),
+        fresh: Collection[str] = (),
+    ) -> LoadReport:
+        """Load `latest`, `best`, a step or the path of a checkpoint; never falls back to another one.
+
+        `strict=False` tolerates what is missing or unexpected, but no wrong shape or dtype. Components in `skip` stay as they are; those in `fresh`
+        start afresh, as if the checkpoint had no copy for them.
+        """
+        return load(
+            self.bound,
+            self.comm,
+            self.storage,
+            which,
+            best=self._best,
+            strict=strict,
+            skip=skip,
+            fresh=fresh,
+            check=self._check,
+        )
+
+    def latest(self) -> Path | None:
+        """The highest step that is committed and whole, or None."""
+        steps = self.list()
+        return self.storage.path(max(steps)) if steps else None
+
+    def list(self) -> dict[int, CheckpointManifest]:
+        """The committed and whole checkpoints by step."""
+        found = self.comm.from_first(
+            "list", lambda: [read_manifest(self.storage.path(step)).decode() for step, _ in whole_checkpoints(self.storage)[0]]
+        )
+        manifests = [parse_manifest(text.encode()) for text in found]
+        return {manifest.step: manifest for manifest in manifests}
+
+    def verify(self, path: str | Path) -> CheckpointManifest:
+        """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests."""
+        folder = Path(path)
+
+        def whole() -> str:
+            check_whole(folder)
+            return read_manifest(folder).decode()
+
+        manifest = parse_manifest(self.comm.from_first("verify", whole).encode())
+        names = sorted(manifest.files)[self.comm.rank :: self.comm.world_size]
+        self.comm.agree("verify", lambda: check_files(folder, manifest, names))
+        return manifest
+
+    def go_back(self, step: int) -> list[int]:
+        """Retire every checkpoint above `step`, so that an abandoned branch is never the latest again; their steps."""
+        retired: list[int] = self.comm.from_first("retire", lambda: self.storage.retire(step, self.attempt))
+        return retired

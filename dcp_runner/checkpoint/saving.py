@@ -1,0 +1,213 @@
+"""A save: the ranks walk through the phases together, and the checkpoint exists when the last one is agreed.
+
+    1. plan      (rank 0) make the staging folder; (all) take the states apart
+    2. stage     (all) digest every tensor
+    3. verify    (all) compare the holders of each copy
+    4. write     (writers) write and flush their parts, (all) tell the records of their files
+    5. manifest  (rank 0) write the manifest
+    6. commit    (rank 0) rename; it may, because all ranks agreed that phase 5 went well
+
+If a phase fails, the first living rank takes the staging folder away, so that nobody who wakes up later can commit it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcp_runner.checkpoint.bind import Bound
+from dcp_runner.checkpoint.comm import Comm
+from dcp_runner.checkpoint.digest import TensorDigest, digest_tensor, hash_bytes
+from dcp_runner.checkpoint.errors import CheckpointError, UnstorableError
+from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord, FileRecord
+from dcp_runner.checkpoint.plan import Part, large, split, stem
+from dcp_runner.checkpoint.storage import MANIFEST, Storage
+from dcp_runner.checkpoint.tensorfile import encode
+from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.checkpoint.tree import Flat, Json, flatten
+from dcp_runner.checkpoint.verify import verify
+
+
+@dataclass
+class Staged:
+    """This rank's copy of one component, taken apart, with its plan and digests."""
+
+    bound: Bound
+    flat: Flat
+    parts: tuple[Part, ...]
+    digests: dict[str, TensorDigest] = field(default_factory=dict)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes by tensor name."""
+        return {name: tensor.numel() * tensor.element_size() for name, tensor in self.flat.tensors.items()}
+
+    def held_by(self, part: Part) -> dict[str, torch.Tensor]:
+        """The tensors of one part."""
+        big = large(self.sizes)
+        small = [name for name in self.flat.tensors if name not in big] if part.number == 1 else []
+        return {name: self.flat.tensors[name] for name in (*part.names, *small)}
+
+
+class Stopwatch:
+    """Seconds since the last lap, by name of the phase."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def lap(self, name: str) -> None:
+        now = time.monotonic()
+        self.laps[name] = round(now - self._last, 4)
+        self._last = now
+
+
+def save(
+    bound: Sequence[Bound],
+    topology: Topology,
+    comm: Comm,
+    storage: Storage,
+    *,
+    step: int,
+    attempt: str,
+    metrics: Mapping[str, float],
+    config: str,
+) -> Path:
+    """Save all components; the path of the committed checkpoint, on every rank. Raises CheckpointError on all living ranks."""
+    staging, watch = storage.staging(step, attempt), Stopwatch()
+    try:
+        comm.agree("plan", lambda: storage.begin(step, attempt) if comm.rank == 0 else None)
+        staged = comm.agree("plan", lambda: _take_apart(bound))
+        watch.lap("plan")
+        comm.agree("stage", lambda: _digest(staged))
+        watch.lap("stage")
+        verify(staged, comm)
+        watch.lap("verify")
+        records = comm.agree("write", lambda: _write(staged, comm.rank, storage, staging))
+        gathered = comm.exchange("write", records)
+        watch.lap("write")
+
+        def write_manifest() -> None:
+            manifest = _manifest(bound, topology, gathered, watch, step, attempt, metrics, config)
+            files = dict(manifest.files) | _write_indexes(staged, gathered, storage, staging)
+            manifest = CheckpointManifest(**{**manifest.__dict__, "files": files})
+            storage.write(staging / MANIFEST, [manifest.render(hash_bytes)])
+
+        comm.agree("manifest", lambda: write_manifest() if comm.rank == 0 else None)
+        comm.agree("commit", lambda: storage.commit(step, attempt) if comm.rank == 0 else None)
+        return storage.path(step)
+    except CheckpointError as error:
+        if comm.rank == min(error.alive):
+            with contextlib.suppress(OSError):  # the failure is what matters; the next start sweeps
+                storage.discard(staging)
+        raise
+
+
+def _take_apart(bound: Sequence[Bound]) -> list[Staged]:
+    staged, refused = [], []
+    for turn, one in enumerate(bound):
+        try:
+            flat = flatten(one.stateful.state_dict())
+        except UnstorableError as error:
+            refused.append(f"component {one.key!r} {error}")
+            continue
+        new = Staged(one, flat, ())
+        new.parts = split(one.key, one.mine, new.sizes, turn)
+        staged.append(new)
+    if refused:
+        raise UnstorableError("; ".join(refused))
+    return staged
+
+
+def _digest(staged: Sequence[Staged]) -> None:
+    for one in staged:
+        one.digests = {name: digest_tensor(tensor) for name, tensor in one.flat.tensors.items()}
+
+
+def _write(staged: Sequence[Staged], rank: int, storage: Storage, staging: Path) -> dict[str, Json]:
+    """Write this rank's parts; path -> size, digest and bytes of tensors of each."""
+    records: dict[str, Json] = {}
+    for one in staged:
+        for part in (part for part in one.parts if part.writer == rank):
+            about = {"component": one.bound.key, "copy": one.bound.mine.name, "part": part.number, "parts": part.count}
+            tensors = one.held_by(part)
+            header, buffers = encode(
+                about | ({"tree": one.flat.skeleton} if part.number == 1 else {}), tensors, one.digests
+            )
+            size = storage.write(staging / part.path, (buffer for source in ([header], buffers) for buffer in source))
+            records[part.path] = {"size": size, "digest": hash_bytes(header), "bytes": size - len(header)}
+            records[part.path] |= {"component": one.bound.key, "copy": one.bound.mine.name, "writer": rank}
+    return records
+
+
+def _write_indexes(
+    staged: Sequence[Staged], gathered: Sequence[dict[str, Json]], storage: Storage, staging: Path
+) -> dict[str, FileRecord]:
+    """For the copies of several parts that rank 0 holds, the index by which Hugging Face's tools find a tensor."""
+    written: dict[str, FileRecord] = {}
+    for one in staged:
+        if len(one.parts) > 1:
+            where = {name: Path(part.path).name for part in one.parts for name in one.held_by(part)}
+            index = {"metadata": {"total_size": sum(one.sizes.values())}, "weight_map": dict(sorted(where.items()))}
+            data = json.dumps(index, indent=2, allow_nan=False).encode()
+            path = stem(one.bound.key, one.bound.mine.name) + ".safetensors.index.json"
+            written[path] = FileRecord(storage.write(staging / path, [data]), hash_bytes(data))
+    return written
+
+
+def _manifest(
+    bound: Sequence[Bound],
+    topology: Topology,
+    gathered: Sequence[dict[str, Json]],
+    watch: Stopwatch,
+    step: int,
+    attempt: str,
+    metrics: Mapping[str, float],
+    config: str,
+) -> CheckpointManifest:
+    files = {path: record for records in gathered for path, record in records.items()}
+    return CheckpointManifest(
+        step=step,
+        attempt=attempt,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        world_size=topology.world_size,
+        axes=topology.mesh,
+        nodes=tuple(tuple(node) for node in topology.nodes or ()),
+        components={one.key: _component(one, files) for one in bound},
+        files={path: FileRecord(record["size"], record["digest"]) for path, record in files.items()},
+        metrics=dict(metrics),
+        config=config,
+        versions=_versions(),
+        seconds=watch.laps,
+    )
+
+
+def _component(one: Bound, files: Mapping[str, Json]) -> ComponentRecord:
+    own = {path: record for path, record in sorted(files.items()) if record["component"] == one.key}
+    copies = {}
+    for copy in one.copies:
+        paths = [path for path, record in own.items() if record["copy"] == copy.name]
+        copies[copy.name] = CopyRecord(copy.holders, tuple(own[path]["writer"] for path in paths), tuple(paths))
+    return ComponentRecord(
+        sharing=str(one.resolved.sharing),
+        reason=one.resolved.reason,
+        validation=one.level.value if one.checked else "none",
+        bytes=sum(record["bytes"] for record in own.values()),
+        copies=copies,
+        metadata=dict(one.component.metadata),
+    )
+
+
+def _versions() -> dict[str, Any]:
+    from dcp_runner import __version__
+
+    return {"dcp_runner": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,0 +1,102 @@
+"""How a component of the training state is shared between ranks, and how that is decided.
+
+A sharing pattern is the name of the group of ranks that hold one copy. Below `resolve` nobody asks which pattern it was: the
+topology turns a `Sharing` into copies, and everything else loops over copies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+AUTO = "auto"
+
+
+class SharingPattern(StrEnum):
+    """The group of ranks that hold one copy of a component."""
+
+    GLOBAL = "global"
+    """One copy for the world; the first rank has the authority."""
+    REPLICATED = "replicated"
+    """One copy for the world, equal on all ranks, which is checked."""
+    PER_RANK = "per_rank"
+    """A copy for each rank."""
+    PER_GROUP = "per_group"
+    """A copy for each group of ranks that differ only along the named mesh axes; equal inside a group, which is checked."""
+    PER_NODE = "per_node"
+    """A copy for each node; the node's first rank has the authority."""
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A pattern, and for PER_GROUP the mesh axes that a group spans."""
+
+    pattern: SharingPattern
+    axes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.pattern.value + (":" + "+".join(self.axes) if self.axes else "")
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a live object shows of how it is held; the input of `sharing=auto`.
+
+    `varies_along` are the mesh axes along which the state differs; `pattern` is set where the object leaves no choice.
+    """
+
+    why: str
+    varies_along: frozenset[str] = frozenset()
+    pattern: SharingPattern | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A decided sharing and the reason, for the plan table and the manifest."""
+
+    sharing: Sharing
+    reason: str
+
+
+def parse_sharing(text: str) -> Sharing:
+    """`global`, `replicated`, `per_rank`, `per_node` or `per_group:<axes>` with axes joined by `+`.
+
+    Raises ValueError with the valid spellings.
+    """
+    word, colon, rest = text.strip().lower().partition(":")
+    axes = tuple(axis.strip() for axis in rest.split("+")) if colon else ()
+    words = [pattern.value for pattern in SharingPattern]
+    if word not in words:
+        raise ValueError(
+            f"unknown sharing {text!r}: expected auto, {', '.join(words[:-2])}, per_node or per_group:<axes>"
+        )
+    if (word == SharingPattern.PER_GROUP.value) != bool(axes) or not all(axes) or len(set(axes)) != len(axes):
+        raise ValueError(
+            f"sharing {text!r}: per_group, and only it, names mesh axes, as per_group:dp or per_group:dp+tp"
+        )
+    return Sharing(SharingPattern(word), axes)
+
+
+def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
+    """Decide the sharing of one component.
+
+    `declared` is the user's text or `auto`; `axes` are the topology's mesh axes. A declaration wins; `auto` spans every axis
+    along which the object does not vary. Raises ValueError for a declaration that does not parse or names an unknown axis.
+    """
+    if declared != AUTO:
+        sharing = parse_sharing(declared)
+        unknown = [axis for axis in sharing.axes if axis not in axes]
+        if unknown:
+            raise ValueError(
+                f"sharing {declared!r} names mesh axis {', '.join(unknown)}; this topology has {', '.join(axes) or 'none'}"
+            )
+        return Resolved(sharing, "declared")
+    if traits.pattern is not None:
+        return Resolved(Sharing(traits.pattern), traits.why)
+    spanned = tuple(axis for axis in axes if axis not in traits.varies_along)
+    if len(spanned) == len(axes):
+        return Resolved(Sharing(SharingPattern.REPLICATED), traits.why)
+    if not spanned:
+        return Resolved(Sharing(SharingPattern.PER_RANK), traits.why)
+    return Resolved(Sharing(SharingPattern.PER_GROUP, spanned), traits.why)

@@ -1,0 +1,131 @@
+"""The folder of the checkpoints on a file system: staging, commit by rename, retiring. Nobody else touches paths.
+
+    <root>/.staging-<attempt>-checkpoint-500/    being written
+    <root>/checkpoint-500/                       complete: the rename is the commit
+    <root>/retired-<attempt>-checkpoint-700/     left behind by going back to an earlier step
+    <root>/latest -> checkpoint-500              for people; never read
+
+Methods that ask what exists, or that rename or remove, are called on one rank (see coordinator); `write` on all.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from dcp_runner.checkpoint.errors import IntegrityError
+
+MANIFEST = "checkpoint_manifest.json"
+IGNORED = (".nfs",)
+
+
+class Storage:
+    """Checkpoints below one root folder, which is made on first use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, step: int) -> Path:
+        return self.root / f"checkpoint-{step}"
+
+    def staging(self, step: int, attempt: str) -> Path:
+        return self.root / f".staging-{attempt}-checkpoint-{step}"
+
+    def steps(self) -> list[int]:
+        """Steps of the folders named as committed checkpoints, ascending."""
+        if not self.root.is_dir():
+            return []
+        matches = (re.fullmatch(r"checkpoint-(\d+)", entry.name) for entry in self.root.iterdir() if entry.is_dir())
+        return sorted(int(match[1]) for match in matches if match)
+
+    def begin(self, step: int, attempt: str) -> None:
+        """Make the staging folder. Raises FileExistsError where the step is committed already."""
+        if self.path(step).exists():
+            raise FileExistsError(f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to")
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.discard(self.staging(step, attempt))
+        self.staging(step, attempt).mkdir()
+
+    def write(self, path: Path, buffers: Iterable[bytes | memoryview]) -> int:
+        """Write a new file and flush it to the disk, its folder too. Gives its size in bytes."""
+        path.parent.mkdir(exist_ok=True)
+        with path.open("xb") as file:
+            for buffer in buffers:
+                file.write(buffer)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        sync(path.parent)
+        return size
+
+    def commit(self, step: int, attempt: str) -> Path:
+        """Rename the staging folder to its final name. From here on the checkpoint is complete, whatever happens."""
+        sync(self.staging(step, attempt))
+        os.rename(self.staging(step, attempt), self.path(step))
+        sync(self.root)
+        self._point_latest(self.path(step).name)
+        return self.path(step)
+
+    def _point_latest(self, name: str) -> None:
+        link = self.root / ".latest"
+        link.unlink(missing_ok=True)
+        link.symlink_to(name)
+        os.replace(link, self.root / "latest")
+
+    def discard(self, folder: Path) -> None:
+        """Remove a folder: first its name, then what it holds, so that a late writer finds nothing to rename."""
+        trash = folder.with_name(f".trash-{os.getpid()}-{folder.name.lstrip('.')}")
+        if folder.exists():
+            os.rename(folder, trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def sweep(self) -> None:
+        """Remove what earlier attempts left half-written."""
+        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def retire(self, above: int, attempt: str) -> list[int]:
+        """Rename all checkpoints above a step out of the way; gives their steps."""
+        retired = [step for step in self.steps() if step > above]
+        for step in retired:
+            target = self.root / f"retired-{attempt}-checkpoint-{step}"
+            number = 1
+            while target.exists():
+                number += 1
+                target = self.root / f"retired-{attempt}.{number}-checkpoint-{step}"
+            os.rename(self.path(step), target)
+        return retired
+
+    def remove(self, step: int) -> None:
+        """Delete a committed checkpoint."""
+        self.discard(self.path(step))
+
+
+def listing(folder: Path) -> dict[str, int]:
+    """Relative path -> size of every file in a checkpoint but its manifest.
+
+    Raises IntegrityError for whatever is no regular file or folder: nothing that leads out of the checkpoint is followed.
+    """
+    sizes: dict[str, int] = {}
+    for parent, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            if path.is_symlink() or not (path.is_dir() or path.is_file()):
+                raise IntegrityError(f"{path.relative_to(folder)}: is a link or a special file")
+        for name in files:
+            relative = Path(parent, name).relative_to(folder).as_posix()
+            if relative != MANIFEST and not name.startswith(IGNORED):
+                sizes[relative] = Path(parent, name).stat().st_size
+    return sizes
+
+
+def sync(folder: Path) -> None:
+    """Flush a folder's entries to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,158 @@
+"""Files of tensors: safetensors whose header carries the state's skeleton and a digest for each block of the data.
+
+The header's `__metadata__` has the key `dcp_runner`, a JSON object:
+
+    {"format": 1, "component": "model", "copy": "all", "part": 1, "parts": 4,
+     "tree": {...},                                        the skeleton (see tree.py), in part 1
+     "tensors": {"w": {"blocks": ["<32 hex>", ...]},       digests of 4 MiB each; and, where the data is stored as bytes
+                 "z": {"blocks": [...], "dtype": "complex128", "shape": [2]}}}
+
+The manifest holds the digest of the header, and the header the digests of the data, so every byte is covered and any part can be checked alone.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from dcp_runner.checkpoint.digest import BLOCK, TensorDigest, dtype_name, hash_bytes, host_bytes
+from dcp_runner.checkpoint.errors import IntegrityError
+from dcp_runner.checkpoint.tree import Json
+
+FORMAT = 1
+INDEX = "dcp_runner"
+PREFIX = 8
+"""Bytes before the header: its length, little-endian."""
+
+CODES = {
+    "bool": "BOOL", "uint8": "U8", "int8": "I8", "int16": "I16", "uint16": "U16", "int32": "I32", "uint32": "U32", "int64": "I64",
+    "uint64": "U64", "float16": "F16", "bfloat16": "BF16", "float32": "F32", "float64": "F64", "complex64": "C64",
+    "float8_e4m3fn": "F8_E4M3", "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2": "F8_E5M2", "float8_e5m2fnuz": "F8_E5M2FNUZ",
+}  # fmt: skip
+"""safetensors' names of the dtypes that it can save and load; the others are stored as bytes (U8)."""
+DTYPES = {code: getattr(torch, name) for name, code in CODES.items() if hasattr(torch, name)}
+BYTES_ONLY = {name: getattr(torch, name) for name in ("complex32", "complex128", "float8_e8m0fnu", "float4_e2m1fn_x2") if hasattr(torch, name)}
+
+
+def encode(about: Mapping[str, Json], tensors: Mapping[str, torch.Tensor], digests: Mapping[str, TensorDigest]) -> tuple[bytes, Iterator[memoryview]]:
+    """The header of a file, and the buffers that follow it. `about` is put into the index."""
+    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    table: dict[str, Json] = {}
+    index: dict[str, Json] = {}
+    offset = 0
+    for name in order:
+        tensor, dtype = tensors[name], dtype_name(tensors[name])
+        size = tensor.numel() * tensor.element_size()
+        index[name] = {"blocks": list(digests[name].blocks)}
+        if dtype not in CODES:
+            index[name] |= {"dtype": dtype, "shape": list(tensor.shape)}
+        shape = list(tensor.shape) if dtype in CODES else [size]
+        table[name] = {"dtype": CODES.get(dtype, "U8"), "shape": shape, "data_offsets": [offset, offset + size]}
+        offset += size
+    text = _json({"format": FORMAT, **about, "tensors": index})
+    header = _json({"__metadata__": {"format": "pt", INDEX: text}, **table}).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(PREFIX, "little") + header, (host_bytes(tensors[name]) for name in order)
+
+
+def _json(value: Json) -> str:
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies in a file, counted from the end of the header."""
+
+    start: int
+    stop: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    blocks: tuple[str, ...]
+
+
+class TensorFile:
+    """A file opened for reading; a context manager.
+
+    `name` is the path inside the checkpoint, for messages. Raises IntegrityError, on opening or on reading, where a byte is not what was written.
+    """
+
+    def __init__(self, path: Path, name: str, *, size: int, digest: str) -> None:
+        self.name = name
+        try:
+            self._file: BinaryIO = path.open("rb")
+        except OSError as error:
+            raise IntegrityError(f"{name}: cannot be opened: {error.strerror}") from error
+        self._data, self.about, self.tensors = self._open(path.stat().st_size, size, digest)
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _open(self, found: int, size: int, digest: str) -> tuple[int, dict[str, Json], dict[str, Stored]]:
+        if found != size:
+            raise IntegrityError(f"{self.name}: has {found} bytes, the manifest says {size}")
+        prefix = self._file.read(PREFIX)
+        length = int.from_bytes(prefix, "little")
+        header = self._file.read(length) if length <= size else b""
+        if hash_bytes(prefix + header) != digest:
+            raise IntegrityError(f"{self.name}: its header is not the one that was written (digest {digest} expected)")
+        table = json.loads(header)
+        about = json.loads(table.pop("__metadata__")[INDEX])
+        if about["format"] > FORMAT:
+            raise IntegrityError(f"{self.name}: format {about['format']} is newer than this version's {FORMAT}")
+        return PREFIX + length, about, {name: _stored(table[name], extra) for name, extra in about["tensors"].items()}
+
+    def read(self, name: str) -> torch.Tensor:
+        """The tensor of that name on the CPU, every block checked."""
+        stored = self.tensors[name]
+        data = torch.empty(stored.stop - stored.start, dtype=torch.uint8)
+        if len(data):
+            buffer = memoryview(data.numpy())
+            self._file.seek(self._data + stored.start)
+            if self._file.readinto(buffer) != len(buffer):
+                raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
+            for number, digest in enumerate(stored.blocks):
+                self._compare(name, number, buffer[number * BLOCK : (number + 1) * BLOCK], digest)
+        return data.view(stored.dtype).reshape(stored.shape)
+
+    def check(self) -> None:
+        """Read and check every block, in bounded memory."""
+        buffer = memoryview(bytearray(BLOCK))
+        for name, stored in self.tensors.items():
+            self._file.seek(self._data + stored.start)
+            for number, digest in enumerate(stored.blocks):
+                block = buffer[: min(BLOCK, stored.stop - stored.start - number * BLOCK)]
+                if self._file.readinto(block) != len(block):
+                    raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
+                self._compare(name, number, block, digest)
+
+    def _compare(self, name: str, number: int, block: memoryview, digest: str) -> None:
+        found = hash_bytes(block)
+        if found != digest:
+            where = f"{self.name}: tensor {name!r}, block {number}"
+            raise IntegrityError(f"{where}: the bytes are not those that were written (digest {found}, expected {digest})")
+
+
+def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> Stored:
+    start, stop = entry["data_offsets"]
+    dtype = BYTES_ONLY[extra["dtype"]] if "dtype" in extra else DTYPES[entry["dtype"]]
+    return Stored(start, stop, dtype, tuple(extra.get("shape", entry["shape"])), tuple(extra["blocks"]))
+
+
+def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
+    """Check a file that is not a tensor file as a whole. Raises IntegrityError."""
+    data = path.read_bytes()
+    if len(data) != size or hash_bytes(data) != digest:
+        raise IntegrityError(f"{name}: the bytes are not those that were written")
+
+
+def total_bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Bytes of the values."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
