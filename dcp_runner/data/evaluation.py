@@ -1,0 +1,23 @@
+"""The samples of one evaluation: the same ones at every evaluation of a run, with the same randomness inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dcp_runner.data.reading import Batch, load
+from dcp_runner.data.seeded import Samples, Seeded
+
+
+def evaluation_batches(
+    dataset: Samples, *, samples: int | None, batch: int, part: int, parts: int, seed: int, workers: int = 0
+) -> Iterator[Batch]:
+    """The batches of one part of an evaluation; the global generators stay where they are.
+
+    The first `samples` items (None, or more than there are: all), in order, are cut into `parts` contiguous slices
+    whose lengths differ by at most one. The slice of `part` comes in batches of at most `batch` samples, the last one
+    may be shorter, and with fewer samples than parts some parts have none. Items are seeded by (seed, 0, index).
+    """
+    count = len(dataset) if samples is None else min(samples, len(dataset))
+    start, stop = part * count // parts, (part + 1) * count // parts
+    keys = [[(0, index) for index in range(first, min(first + batch, stop))] for first in range(start, stop, batch)]
+    yield from load(Seeded(dataset, seed), keys, workers)

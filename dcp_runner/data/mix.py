@@ -1,0 +1,26 @@
+"""One number from several.
+
+The order of the samples and the randomness inside a sample are derived from (seed, epoch, ...) and from nothing else.
+Then every rank, every loader process and every resumed run comes to the same numbers without asking another.
+"""
+
+from __future__ import annotations
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def mix(*words: int) -> int:
+    """A well-mixed number in [0, 2**64) that depends on every word and on their order.
+
+    Each word goes through the finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
+    Generators, OOPSLA 2014; variant 13 of Stafford's mixers). Words are taken modulo 2**64. Integer arithmetic only,
+    so the result is the same on every machine and Python. Not for cryptography.
+    """
+    state = 0
+    for word in words:
+        state = ((state ^ word) + _GOLDEN) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state

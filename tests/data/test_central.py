@@ -1,0 +1,200 @@
+"""One rank reads for all, and every rank gets what it would have read itself; on real process groups."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections import OrderedDict, namedtuple
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from noisy_items import Noisy, generator_states, ids, independent, rows
+
+from dcp_runner.data.central import CentralFeed
+from dcp_runner.data.packing import pack, unpack
+from dcp_runner.data.scatter import Scatter
+
+Pair = namedtuple("Pair", "left right")
+
+Body = Callable[[Any, int], Any]
+"""What a rank does: (its group, its number) -> a value for the test."""
+
+
+def run_ranks(body: Body, world: int, folder: Path, deadline_s: float = 40) -> list[Any]:
+    """The values of `body` on `world` gloo ranks; an assertion where one fails or is not done in time."""
+    context = multiprocessing.get_context("fork")
+    ranks = [context.Process(target=_rank, args=(body, rank, world, folder)) for rank in range(world)]
+    end = time.monotonic() + deadline_s
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(max(0.0, end - time.monotonic()))
+    for process in ranks:
+        process.kill()  # those that are not done; no effect on the others
+        process.join()
+    assert [process.exitcode for process in ranks] == [0] * world
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
+
+
+def _rank(body: Body, rank: int, world: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    store = dist.FileStore(str(folder / "store"), world)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
+    torch.save(body(dist.group.WORLD, rank), folder / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def central(dataset: Any, group: Any, rank: int, part_of_rank: Sequence[int], **changes: Any) -> CentralFeed:
+    options = dict(batch_size=12, microbatches=2, seed=5, shuffle=True, workers=0)
+    return CentralFeed(
+        dataset=dataset,
+        group=group,
+        parts=max(part_of_rank) + 1,
+        part=part_of_rank[rank],
+        part_of_rank=part_of_rank,
+        **(options | changes),
+    )
+
+
+@pytest.mark.parametrize(
+    "part_of_rank, workers", [([0, 1], 0), ([0, 1], 2), ([0, 0, 1, 1], 0), ([1, 0, 1, 0], 1), ([2, 1, 0, 2], 0)]
+)
+def test_central_equals_independent_bit_for_bit(part_of_rank: list[int], workers: int, tmp_path: Path) -> None:
+    def body(group: Any, rank: int) -> Any:
+        dataset, before = Noisy(50), generator_states()
+        feed = central(dataset, group, rank, part_of_rank, workers=workers)
+        batches = [feed.next() for _ in range(3)]
+        feed.load_state_dict(feed.state_dict() | {"consumed": 12})
+        batches += [feed.next() for _ in range(3)]
+        feed.close()
+        assert generator_states() == before
+        return batches, dataset.reads, feed.state_dict()
+
+    results = run_ranks(body, len(part_of_rank), tmp_path)
+    for rank, (batches, reads, state) in enumerate(results):
+        alone = independent(Noisy(50), parts=max(part_of_rank) + 1, part=part_of_rank[rank], microbatches=2)
+        whole = [alone.next() for _ in range(4)]
+        expected = whole[:3] + whole[1:]
+        assert [ids(step) for step in batches] == [ids(step) for step in expected]
+        assert all(torch.equal(rows(a), rows(b)) for a, b in zip(batches, expected, strict=True))
+        assert [len(step) for step in batches] == [2] * 6
+        assert state == alone.state_dict()
+        assert reads == (72 if rank == 0 and workers == 0 else 0), "only rank 0 reads, or its workers"
+
+
+class Ragged:
+    """Item i has i // 6 + 1 numbers and a name, so that shapes change from step to step and from part to part."""
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, index: int) -> Any:
+        size = index // 6 + 1
+        inputs = {"numbers": torch.full((size,), index, dtype=torch.int16), "name": str(index)}
+        return OrderedDict(inputs), (torch.tensor(index % 2 == 0), torch.zeros(0))
+
+
+def test_shapes_and_texts_may_change_from_step_to_step(tmp_path: Path) -> None:
+    options: dict[str, Any] = dict(microbatches=1, shuffle=False)
+
+    def body(group: Any, rank: int) -> Any:
+        feed = central(Ragged(), group, rank, [0, 1], **options)
+        return [feed.next() for _ in range(4)]
+
+    for rank, steps in enumerate(run_ranks(body, 2, tmp_path)):
+        alone = independent(Ragged(), parts=2, part=rank, **options)
+        for [(inputs, targets)] in steps:
+            [(expected_inputs, expected_targets)] = alone.next()
+            assert type(inputs) is OrderedDict and inputs["name"] == expected_inputs["name"]
+            torch.testing.assert_close(inputs["numbers"], expected_inputs["numbers"], rtol=0, atol=0)
+            torch.testing.assert_close(targets, expected_targets, rtol=0, atol=0)
+
+
+def test_a_failure_to_read_reaches_every_rank_at_once_and_the_step_can_be_repeated(tmp_path: Path) -> None:
+    def body(group: Any, rank: int) -> Any:
+        dataset = [(torch.tensor(index), torch.tensor(index)) for index in range(24)]
+        feed = central(dataset, group, rank, [0, 1, 1], shuffle=False)
+        good, error = ids(feed.next()), ""
+        dataset[17] = "not a pair"  # type: ignore[call-overload]
+        try:
+            feed.next()
+        except (ValueError, RuntimeError) as caught:
+            error = f"{type(caught).__name__}: {caught}"
+        dataset[17] = (torch.tensor(17), torch.tensor(17))
+        return good + ids(feed.next()), error, feed.consumed
+
+    results = run_ranks(body, 3, tmp_path)
+    assert [numbers for numbers, _, _ in results] == [
+        [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 17],
+        [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23],
+        [6, 7, 8, 9, 10, 11, 18, 19, 20, 21, 22, 23],
+    ]
+    assert "found an object of type str" in results[0][1]
+    assert all("RuntimeError: rank 0 could not" in error for _, error, _ in results[1:])
+    assert [consumed for *_, consumed in results] == [24] * 3
+
+
+def test_headers_are_sent_only_when_they_change(tmp_path: Path) -> None:
+    def body(group: Any, rank: int) -> Any:
+        sent = 0
+        broadcast_object_list = dist.broadcast_object_list
+
+        def counted(*args: Any, **kwargs: Any) -> None:
+            nonlocal sent
+            sent += 1
+            broadcast_object_list(*args, **kwargs)
+
+        dist.broadcast_object_list = counted
+        scatter = Scatter(group, [0, 1])
+        widths = [3, 3, 3, 4, 4, 0, 3]
+        got = [scatter(lambda width=width: [torch.ones(width), torch.zeros(width)]) for width in widths]
+        return sent, [(len(tensor), tensor.sum().item()) for tensor in got]
+
+    assert run_ranks(body, 2, tmp_path) == [
+        (4, [(3, 3), (3, 3), (3, 3), (4, 4), (4, 4), (0, 0), (3, 3)]),
+        (4, [(3, 0), (3, 0), (3, 0), (4, 0), (4, 0), (0, 0), (3, 0)]),
+    ]
+
+
+def test_one_process_needs_no_group() -> None:
+    feed, alone = central(Noisy(50), None, 0, [0]), independent(Noisy(50), microbatches=2)
+    for _ in range(6):
+        assert torch.equal(rows(feed.next()), rows(alone.next()))
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"part_of_rank": [0, 1], "parts": 2}, "an entry for each of 1 ranks, found"),
+        ({"part_of_rank": [1], "parts": 2}, "must be part=0, found 1"),
+    ],
+)
+def test_a_table_of_parts_that_does_not_fit_is_refused(changes: dict[str, Any], words: str) -> None:
+    options: dict[str, Any] = dict(batch_size=12, microbatches=2, seed=5, shuffle=True, workers=0, part=0)
+    with pytest.raises(ValueError, match=words):
+        CentralFeed(dataset=Noisy(50), group=None, **(options | changes))
+
+
+DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex128]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tensors_of_every_dtype_and_layout_are_packed(dtype: torch.dtype) -> None:
+    grid = torch.arange(12).reshape(3, 4).to(dtype)
+    value = [grid, grid.T, grid[1:, ::2], grid[0, 0], grid[:0], Pair("text", {"deep": (grid, None, 3.5)})]
+    header, buffer = pack(value)
+    *tensors, pair = unpack(header, buffer)
+    for got, expected in zip(tensors, value[:-1], strict=True):
+        assert got.dtype == dtype and got.shape == expected.shape
+        assert got.tolist() == expected.tolist()
+    assert type(pair) is Pair and pair.left == "text" and pair.right["deep"][1:] == (None, 3.5)
+
+
+def test_the_header_depends_on_shapes_and_not_on_values() -> None:
+    first, same, other = pack((torch.ones(3), "a")), pack((torch.zeros(3), "a")), pack((torch.zeros(4), "a"))
+    assert first[0] == same[0] != other[0]

@@ -1,0 +1,41 @@
+"""An evaluation sees the same samples at every time, and every part its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from noisy_items import Noisy, generator_states, ids, rows
+
+from dcp_runner.data.evaluation import evaluation_batches
+
+
+@pytest.mark.parametrize("samples, count", [(None, 23), (10, 10), (1, 1), (99, 23)])
+@pytest.mark.parametrize("parts", [1, 2, 3, 4])
+def test_the_parts_share_out_the_first_samples(samples: int | None, count: int, parts: int) -> None:
+    slices = [
+        ids([*evaluation_batches(Noisy(23), samples=samples, batch=4, part=part, parts=parts, seed=1)])
+        for part in range(parts)
+    ]
+    assert [index for own in slices for index in own] == list(range(count))
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+def test_the_last_batch_may_be_shorter() -> None:
+    batches = evaluation_batches(Noisy(23), samples=11, batch=4, part=0, parts=1, seed=1)
+    assert [len(targets) for _, targets in batches] == [4, 4, 3]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_evaluation_leaves_the_generators_alone_and_repeats_itself(workers: int) -> None:
+    def values() -> torch.Tensor:
+        return rows([*evaluation_batches(Noisy(23), samples=None, batch=4, part=0, parts=1, seed=1, workers=workers)])
+
+    before, first = generator_states(), values()
+    torch.rand(3)
+    torch.set_rng_state(torch.tensor(before[3], dtype=torch.uint8))
+    assert generator_states() == before
+    assert torch.equal(values(), first)
+    halves = [
+        rows([*evaluation_batches(Noisy(23), samples=None, batch=5, part=part, parts=2, seed=1)]) for part in (0, 1)
+    ]
+    assert torch.equal(torch.cat(halves), first), "the draws do not depend on parts, batches or workers"
