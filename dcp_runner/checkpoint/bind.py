@@ -45,7 +45,9 @@ def bind(
     levels = dict(validation_for or {})
     keys = [component.key for component in components]
     problems = [f"two components have the key {key!r}" for key in sorted({key for key in keys if keys.count(key) > 1})]
-    problems += [f"a validation level is given for {key!r}, which no component has" for key in levels if key not in keys]
+    problems += [
+        f"a validation level is given for {key!r}, which no component has" for key in levels if key not in keys
+    ]
     bound = []
     for component, stateful in zip(components, adapt(components), strict=True):
         try:

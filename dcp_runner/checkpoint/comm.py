@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import BroadcastOptions, HashStore, PrefixStore, Store
 
 from dcp_runner.checkpoint.errors import CheckpointError, Failure
 
@@ -44,7 +45,7 @@ class Comm:
 
     def __init__(
         self,
-        store: dist.Store,
+        store: Store,
         rank: int,
         world_size: int,
         *,
@@ -59,7 +60,7 @@ class Comm:
         self._store_host = store_host
         self._number = 0
         self._generation = 0
-        self._group: dist.ProcessGroupGloo | None = None
+        self._group: Any = None
 
     def agree(self, phase: str, work: Callable[[], T]) -> T:
         """Do the work on this rank, and return its value if every rank's work succeeded.
@@ -132,7 +133,9 @@ class Comm:
         return {"failures": culprits or failed, "alive": alive}
 
     def _silence(self, rank: int) -> Json:
-        message = f"no answer within {self.timeout_s:g} s: it is dead, stopped or stuck (checkpoint.timeout_s sets the limit)"
+        message = (
+            f"no answer within {self.timeout_s:g} s: it is dead, stopped or stuck (checkpoint.timeout_s sets the limit)"
+        )
         return Failure(rank, "", "Silent", message).__dict__
 
     def _in_time(self, phase: str, patience_s: float, call: Callable[[], Json]) -> Json:
@@ -151,14 +154,17 @@ class Comm:
         helper.join(patience_s + GRACE_S)
         if result:
             return result[0]
-        why = f"the rendezvous store, hosted by {self._store_host}, " + (f"failed: {broken[0]}" if broken else "is silent")
-        raise CheckpointError(phase, [Failure(self.rank, self.host, "StoreSilent", why)], [self.rank]) from (broken or [None])[0]
+        why = f"the rendezvous store, hosted by {self._store_host}, " + (
+            f"failed: {broken[0]}" if broken else "is silent"
+        )
+        failure = Failure(self.rank, self.host, "StoreSilent", why)
+        raise CheckpointError(phase, [failure], [self.rank]) from (broken[0] if broken else None)
 
     # -- payloads ------------------------------------------------------------------------------------------------------
 
-    def _gloo(self) -> dist.ProcessGroupGloo:
+    def _gloo(self) -> Any:
         if self._group is None:
-            store = dist.PrefixStore(f"gloo/{self._generation}", self._store)
+            store = PrefixStore(f"gloo/{self._generation}", self._store)
             timeout = timedelta(seconds=self.timeout_s / 2)
             self._group = dist.ProcessGroupGloo(store, self.rank, self.world_size, timeout)
         return self._group
@@ -189,7 +195,7 @@ class Comm:
 
     def send(self, data: torch.Tensor, source: int) -> None:
         """Overwrite the CPU tensor on all ranks with that of rank `source`; to be called by all, inside a phase's work."""
-        options = dist.BroadcastOptions()
+        options = BroadcastOptions()
         options.rootRank, options.rootTensor = source, 0
         self._gloo().broadcast([data], options).wait()
 
@@ -204,11 +210,11 @@ def connect(world_size: int, timeout_s: float) -> Comm:
             raise ValueError(
                 f"the topology has {world_size} ranks, but there is no process group; call torch.distributed.init_process_group() first"
             )
-        return Comm(dist.HashStore(), 0, 1, timeout_s=timeout_s)
+        return Comm(HashStore(), 0, 1, timeout_s=timeout_s)
     if dist.get_world_size() != world_size:
         raise ValueError(f"the topology has {world_size} ranks, the process group {dist.get_world_size()}")
-    store = dist.distributed_c10d._get_default_store().clone()
-    prefixed = dist.PrefixStore(f"dcp_runner/{next(_connections)}", store)
+    default: Any = dist.distributed_c10d._get_default_store()
+    prefixed = PrefixStore(f"dcp_runner/{next(_connections)}", default.clone())
     return Comm(prefixed, dist.get_rank(), world_size, timeout_s=timeout_s)
 
 

@@ -81,9 +81,7 @@ class StateComponent:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.key):
-            raise ValueError(
-                f"component key {self.key!r} cannot name a file: use letters, digits, '_' and '.'"
-            )
+            raise ValueError(f"component key {self.key!r} cannot name a file: use letters, digits, '_' and '.'")
         if self.process_group_name and self.declared.partition(":")[0] != SharingPattern.PER_GROUP.value:
             raise ValueError(
                 f"component {self.key!r}: process_group_name goes with PER_GROUP, not with {self.declared}"
@@ -96,11 +94,24 @@ class StateComponent:
     @property
     def declared(self) -> str:
         """The sharing as text: `auto`, `replicated`, `per_group:dp`."""
-        text = (
-            self.sharing_pattern.value
-            if isinstance(self.sharing_pattern, SharingPattern)
-            else self.sharing_pattern
-        )
+        text = self.sharing_pattern.value if isinstance(self.sharing_pattern, SharingPattern) else self.sharing_pattern
         if self.process_group_name and ":" not in text:
             text += ":" + self.process_group_name
         return text
+
+
+@dataclass(frozen=True)
+class Described:
+    """A Stateful with what is known of how it is held, for objects that cannot tell it themselves."""
+
+    stateful: Stateful
+    traits: Traits
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.stateful.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
+        return self.stateful.load_state_dict(state_dict)
+
+    def sharing_traits(self) -> Traits:
+        return self.traits

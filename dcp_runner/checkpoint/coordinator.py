@@ -57,7 +57,9 @@ class CheckpointCoordinator:
         self.topology = topology
         self.storage = storage or Storage(Path(directory))
         self.comm = comm or connect(topology.world_size, timeout_s)
-        self.bound = self.comm.agree("open", lambda: bind(components, topology, self.comm.rank, validation, validation_for))
+        self.bound = self.comm.agree(
+            "open", lambda: bind(components, topology, self.comm.rank, validation, validation_for)
+        )
         self._check = Check(check)
         self._best = best
         self._config = config
@@ -106,18 +108,21 @@ class CheckpointCoordinator:
             check=self._check,
         )
 
-    def latest(self) -> Path | None:
-        """The highest step that is committed and whole, or None."""
-        steps = self.list()
-        return self.storage.path(max(steps)) if steps else None
+    def steps(self) -> Sequence[int]:
+        """Steps of all folders named as committed checkpoints, whole or not, ascending."""
+        steps: Sequence[int] = self.comm.from_first("list", self.storage.steps)
+        return steps
 
-    def list(self) -> dict[int, CheckpointManifest]:
-        """The committed and whole checkpoints by step."""
-        found = self.comm.from_first(
-            "list", lambda: [read_manifest(self.storage.path(step)).decode() for step, _ in whole_checkpoints(self.storage)[0]]
-        )
-        manifests = [parse_manifest(text.encode()) for text in found]
-        return {manifest.step: manifest for manifest in manifests}
+    def delete(self, steps: Sequence[int]) -> Sequence[int]:
+        """Remove these checkpoints; their steps. `steps` must be the same on every rank."""
+
+        def remove() -> None:
+            for step in steps:
+                self.storage.remove(step)
+
+        if steps:
+            self.comm.from_first("delete", remove)
+        return steps
 
     def verify(self, path: str | Path) -> CheckpointManifest:
         """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests."""
@@ -132,7 +137,22 @@ class CheckpointCoordinator:
         self.comm.agree("verify", lambda: check_files(folder, manifest, names))
         return manifest
 
-    def go_back(self, step: int) -> list[int]:
+    def go_back(self, step: int) -> Sequence[int]:
         """Retire every checkpoint above `step`, so that an abandoned branch is never the latest again; their steps."""
-        retired: list[int] = self.comm.from_first("retire", lambda: self.storage.retire(step, self.attempt))
+        retired: Sequence[int] = self.comm.from_first("retire", lambda: self.storage.retire(step, self.attempt))
         return retired
+
+    def latest(self) -> Path | None:
+        """The highest step that is committed and whole, or None."""
+        steps = self.list()
+        return self.storage.path(max(steps)) if steps else None
+
+    def list(self) -> dict[int, CheckpointManifest]:
+        """The committed and whole checkpoints by step, ascending."""
+
+        def read() -> Sequence[str]:
+            good, _ = whole_checkpoints(self.storage)
+            return [read_manifest(self.storage.path(step)).decode() for step, _ in good]
+
+        manifests = [parse_manifest(text.encode()) for text in self.comm.from_first("list", read)]
+        return {manifest.step: manifest for manifest in manifests}

@@ -29,7 +29,7 @@ def host_bytes(tensor: torch.Tensor) -> memoryview:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     if not flat.numel():
         return memoryview(b"")
-    return memoryview(flat.view(torch.uint8).numpy())
+    return memoryview(flat.view(torch.uint8).numpy().data)
 
 
 def dtype_name(tensor: torch.Tensor) -> str:
@@ -52,7 +52,9 @@ def digest_tensor(tensor: torch.Tensor) -> TensorDigest:
     data = host_bytes(tensor)
     blocks = tuple(hash_bytes(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK))
     whole = hash_bytes(f"{dtype_name(tensor)} {tuple(tensor.shape)} {' '.join(blocks)}".encode())
-    return TensorDigest(blocks, whole, _number(tensor.to(torch.float64).item()) if _is_float(tensor) else _exact(tensor))
+    return TensorDigest(
+        blocks, whole, _number(tensor.to(torch.float64).item()) if _is_float(tensor) else _exact(tensor)
+    )
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,9 @@ class Entry:
 
 def entries(flat: Flat, digests: Mapping[str, TensorDigest]) -> dict[str, Entry]:
     """The entry of every path: tensors by digest, everything else by its JSON. The order of a dict's keys is not seen."""
-    table = {path: Entry(hash_bytes(_text(value).encode()), _number(value), True) for path, value in flat.values.items()}
+    table = {
+        path: Entry(hash_bytes(_text(value).encode()), _number(value), True) for path, value in flat.values.items()
+    }
     for path in (*flat.tensors, *flat.tied):
         digest = digests[flat.tied.get(path, path)]
         prefix = table[path].exact if path in table else ""
@@ -107,7 +111,9 @@ def _number(value: Json) -> str:
 
 
 def _is_float(tensor: torch.Tensor) -> bool:
-    return tensor.ndim == 0 and tensor.is_floating_point() and tensor.element_size() > 0 and "x2" not in str(tensor.dtype)
+    return (
+        tensor.ndim == 0 and tensor.is_floating_point() and tensor.element_size() > 0 and "x2" not in str(tensor.dtype)
+    )
 
 
 def _exact(tensor: torch.Tensor) -> str:
@@ -120,4 +126,16 @@ def _text(value: Json) -> str:
     return f"{type(value).__name__} {value!r}"
 
 
-__all__ = ["BLOCK", "ROOT", "Entry", "TensorDigest", "digest_tensor", "dtype_name", "entries", "hash_bytes", "host_bytes", "same", "total"]
+__all__ = [
+    "BLOCK",
+    "ROOT",
+    "Entry",
+    "TensorDigest",
+    "digest_tensor",
+    "dtype_name",
+    "entries",
+    "hash_bytes",
+    "host_bytes",
+    "same",
+    "total",
+]

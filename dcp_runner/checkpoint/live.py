@@ -103,7 +103,9 @@ class OptimizerState:
                 mine, other = ({k: v for k, v in options[n].items() if k != "group"} for n in (name, one))
                 changed = sorted(key for key in mine.keys() | other.keys() if not _equal(mine.get(key), other.get(key)))
                 if changed:
-                    found.wrong.append(f"{name} and {one} are in one group here, and were saved with different {changed}")
+                    found.wrong.append(
+                        f"{name} and {one} are in one group here, and were saved with different {changed}"
+                    )
         return found
 
     def sharing_traits(self) -> Traits:

@@ -1,9 +1,9 @@
 """A load: nothing is changed before every rank has read and checked everything.
 
-    1. find      (rank 0) choose the folder, check the manifest and the list of files; (all) get the manifest
-    2. compare   (all) open the files of the own copies, and list everything that does not fit, without reading tensors
-    3. read      (all) read and check the own copies, and each rank its share of the files that nobody reads
-    4. apply     (all) hand the states to their objects
+1. find      (rank 0) choose the folder, check the manifest and the list of files; (all) get the manifest
+2. compare   (all) open the files of the own copies, and list everything that does not fit, without reading tensors
+3. read      (all) read and check the own copies, and each rank its share of the files that nobody reads
+4. apply     (all) hand the states to their objects
 """
 
 from __future__ import annotations
@@ -113,7 +113,9 @@ def _compare(
     fresh: Collection[str],
 ) -> tuple[list[Pending], list[str]]:
     keys = [one.key for one in bound]
-    problems = [f"cannot leave out {hint(key, keys)}: no component has this name" for key in (*skip, *fresh) if key not in keys]
+    problems = [
+        f"cannot leave out {hint(key, keys)}: no component has this name" for key in (*skip, *fresh) if key not in keys
+    ]
     notes = [
         f"the checkpoint has a component {hint(key, keys)} that nothing here takes (leave it with strict=False)"
         for key in manifest.components
@@ -161,10 +163,11 @@ def _open(
     where = new.where()
     lost = [name for _, name in tensor_paths(new.skeleton) if name not in where]
     problems += [f"component {one.key!r}: tensor {name!r} is in none of its files" for name in lost]
+    live = one.stateful.state_dict()
     if lost or not isinstance(one.stateful, Comparing):
         return
     abstract = {name: _meta(file, name) for name, file in where.items()}
-    found = one.stateful.differences(unflatten(new.skeleton, abstract.__getitem__, one.stateful.state_dict()))
+    found = one.stateful.differences(unflatten(new.skeleton, abstract.__getitem__, live))
     notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
     notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
     problems += [f"{one.key}: {line}" for line in found.wrong]

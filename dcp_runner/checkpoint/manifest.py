@@ -99,7 +99,9 @@ class CheckpointManifest:
             raise IntegrityError("checkpoint_manifest.json: its bytes are not those that were written")
         plain = json.loads(data)
         if plain["format"] > FORMAT:
-            raise IntegrityError(f"checkpoint_manifest.json: format {plain['format']} is newer than this version's {FORMAT}")
+            raise IntegrityError(
+                f"checkpoint_manifest.json: format {plain['format']} is newer than this version's {FORMAT}"
+            )
         for name in plain["files"]:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise IntegrityError(f"checkpoint_manifest.json: file name {name!r} leads out of the checkpoint")

@@ -87,7 +87,7 @@ def whole_checkpoints(storage: Storage) -> tuple[list[tuple[int, CheckpointManif
 def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["min", "max"]) -> Path:
     """The folder that `latest`, `best`, a step or a path means. Raises FileNotFoundError that says what is there instead."""
     if isinstance(which, int) or str(which).isdigit():
-        folder = storage.path(int(which))
+        folder = storage.path(int(str(which)))
         if not folder.is_dir():
             raise FileNotFoundError(f"there is no {folder.name} in {storage.root}; there are: {_steps(storage)}")
         return folder

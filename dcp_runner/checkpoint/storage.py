@@ -44,7 +44,9 @@ class Storage:
     def begin(self, step: int, attempt: str) -> None:
         """Make the staging folder. Raises FileExistsError where the step is committed already."""
         if self.path(step).exists():
-            raise FileExistsError(f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to")
+            raise FileExistsError(
+                f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
+            )
         self.root.mkdir(parents=True, exist_ok=True)
         self.discard(self.staging(step, attempt))
         self.staging(step, attempt).mkdir()

@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 
@@ -36,10 +37,16 @@ CODES = {
 }  # fmt: skip
 """safetensors' names of the dtypes that it can save and load; the others are stored as bytes (U8)."""
 DTYPES = {code: getattr(torch, name) for name, code in CODES.items() if hasattr(torch, name)}
-BYTES_ONLY = {name: getattr(torch, name) for name in ("complex32", "complex128", "float8_e8m0fnu", "float4_e2m1fn_x2") if hasattr(torch, name)}
+BYTES_ONLY = {
+    name: getattr(torch, name)
+    for name in ("complex32", "complex128", "float8_e8m0fnu", "float4_e2m1fn_x2")
+    if hasattr(torch, name)
+}
 
 
-def encode(about: Mapping[str, Json], tensors: Mapping[str, torch.Tensor], digests: Mapping[str, TensorDigest]) -> tuple[bytes, Iterator[memoryview]]:
+def encode(
+    about: Mapping[str, Json], tensors: Mapping[str, torch.Tensor], digests: Mapping[str, TensorDigest]
+) -> tuple[bytes, Iterator[memoryview]]:
     """The header of a file, and the buffers that follow it. `about` is put into the index."""
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     table: dict[str, Json] = {}
@@ -84,7 +91,7 @@ class TensorFile:
     def __init__(self, path: Path, name: str, *, size: int, digest: str) -> None:
         self.name = name
         try:
-            self._file: BinaryIO = path.open("rb")
+            self._file: BufferedReader = path.open("rb")
         except OSError as error:
             raise IntegrityError(f"{name}: cannot be opened: {error.strerror}") from error
         self._data, self.about, self.tensors = self._open(path.stat().st_size, size, digest)
@@ -114,7 +121,7 @@ class TensorFile:
         stored = self.tensors[name]
         data = torch.empty(stored.stop - stored.start, dtype=torch.uint8)
         if len(data):
-            buffer = memoryview(data.numpy())
+            buffer = memoryview(data.numpy().data)
             self._file.seek(self._data + stored.start)
             if self._file.readinto(buffer) != len(buffer):
                 raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
@@ -137,7 +144,9 @@ class TensorFile:
         found = hash_bytes(block)
         if found != digest:
             where = f"{self.name}: tensor {name!r}, block {number}"
-            raise IntegrityError(f"{where}: the bytes are not those that were written (digest {found}, expected {digest})")
+            raise IntegrityError(
+                f"{where}: the bytes are not those that were written (digest {found}, expected {digest})"
+            )
 
 
 def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> Stored:

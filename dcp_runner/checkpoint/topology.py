@@ -50,9 +50,7 @@ class Topology:
         nodes = tuple(tuple(node) for node in self.nodes) if self.nodes else (tuple(range(self.world_size)),)
         if any(degree < 1 for degree in axes.values()) or prod(axes.values()) != self.world_size:
             shape = " x ".join(f"{name}={degree}" for name, degree in axes.items())
-            raise ValueError(
-                f"mesh {shape} needs {prod(axes.values())} ranks, but the world size is {self.world_size}"
-            )
+            raise ValueError(f"mesh {shape} needs {prod(axes.values())} ranks, but the world size is {self.world_size}")
         if sorted(rank for node in nodes for rank in node) != list(range(self.world_size)):
             raise ValueError(f"nodes {nodes} do not hold each of the ranks 0 to {self.world_size - 1} once")
         object.__setattr__(self, "axes", axes)
@@ -86,8 +84,7 @@ class Topology:
         pattern = sharing.pattern
         equal = pattern in (SharingPattern.REPLICATED, SharingPattern.PER_GROUP, SharingPattern.PER_RANK)
         return tuple(
-            Copy(name, tuple(ranks), tuple(ranks) if equal else (ranks[0],), equal)
-            for name, ranks in groups.items()
+            Copy(name, tuple(ranks), tuple(ranks) if equal else (ranks[0],), equal) for name, ranks in groups.items()
         )
 
     def copy_of(self, sharing: Sharing, rank: int) -> Copy:
@@ -101,9 +98,7 @@ class Topology:
             return next(f"node-{number}" for number, node in enumerate(self.nodes or ()) if rank in node)
         if sharing.pattern is SharingPattern.PER_GROUP:
             place = self.coordinates(rank)
-            fixed = [
-                f"{name}-{place[name]}" for name, n in self.mesh.items() if name not in sharing.axes and n > 1
-            ]
+            fixed = [f"{name}-{place[name]}" for name, n in self.mesh.items() if name not in sharing.axes and n > 1]
             return "_".join(fixed) or EVERYWHERE
         return EVERYWHERE
 

@@ -162,9 +162,7 @@ class _Flattener:
         if isinstance(value, defaultdict):
             names = [name for name, factory in FACTORIES.items() if factory is value.default_factory]
             if not names:
-                return self._refuse(
-                    path, f"defaultdict of {value.default_factory!r} (known: {', '.join(FACTORIES)})"
-                )
+                return self._refuse(path, f"defaultdict of {value.default_factory!r} (known: {', '.join(FACTORIES)})")
             extra["of"] = names[0]
         metadata = getattr(value, "_metadata", None)
         if metadata is not None:
@@ -174,9 +172,7 @@ class _Flattener:
         self._above.append(id(value))
         items = [self.value(item, join(path, key)) for key, item in value.items()]
         self._above.pop()
-        if TAG in value or not all(
-            type(key) is str and key == coded for key, coded in zip(value, keys, strict=True)
-        ):
+        if TAG in value or not all(type(key) is str and key == coded for key, coded in zip(value, keys, strict=True)):
             return {TAG: kind, **extra, "v": [list(pair) for pair in zip(keys, items, strict=True)]}
         body = dict(zip(keys, items, strict=True))
         return body if kind == "dict" else {TAG: kind, **extra, "v": body}
@@ -208,11 +204,7 @@ class _Flattener:
         if value.dtype.kind not in "biufcmM" or value.dtype.char in "gG":
             return self._refuse(path, f"numpy array of dtype {value.dtype}")
         native = np.ascontiguousarray(value).reshape(value.shape)
-        native = (
-            native.view(np.int64)
-            if native.dtype.kind in "mM"
-            else native.astype(native.dtype.newbyteorder("="))
-        )
+        native = native.view(np.int64) if native.dtype.kind in "mM" else native.astype(native.dtype.newbyteorder("="))
         self.flat.tensors[path] = torch.from_numpy(native.copy() if not native.flags.writeable else native)
         self.flat.values[path] = {TAG: "ndarray", "dtype": value.dtype.str}
         return {TAG: "ndarray", "dtype": value.dtype.str}

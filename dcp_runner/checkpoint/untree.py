@@ -53,7 +53,7 @@ class _Builder:
         if kind == "enum":
             return self._enum(inner, path, live)
         if kind in ("tuple", "size"):
-            items = self._items(inner, path, live)
+            items = self._items(value["v"], path, live)
             return torch.Size(items) if kind == "size" else tuple(items)
         if kind in _SCALARS:
             return _SCALARS[kind](value)
@@ -62,9 +62,7 @@ class _Builder:
 
     def _items(self, items: list[Json], path: str, live: Any) -> list[Any]:
         lives = live if isinstance(live, list | tuple) and len(live) == len(items) else [None] * len(items)
-        return [
-            self.value(item, join_index(path, number), lives[number]) for number, item in enumerate(items)
-        ]
+        return [self.value(item, join_index(path, number), lives[number]) for number, item in enumerate(items)]
 
     def _body(self, value: dict[str, Json], path: str, live: Any) -> Any:
         kind, body = value[TAG], value["v"]
@@ -81,9 +79,7 @@ class _Builder:
 
     def _enum(self, inner: Json, path: str, live: Any) -> Any:
         if not isinstance(live, Enum):
-            self.problems.append(
-                f"{path}: an enum was saved here, and the live state has no enum to tell its type"
-            )
+            self.problems.append(f"{path}: an enum was saved here, and the live state has no enum to tell its type")
             return None
         return type(live)(self.value(inner, path, None))
 
@@ -131,4 +127,4 @@ def _pairs(body: Json) -> Iterator[tuple[Any, Json]]:
 
 
 def _decode_float(text: str) -> float:
-    return struct.unpack(">d", bytes.fromhex(text))[0] if len(text) == 16 else float(text)  # type: ignore[no-any-return]
+    return float(struct.unpack(">d", bytes.fromhex(text))[0]) if len(text) == 16 else float(text)

@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.digest import BLOCK, Entry, entries, hash_bytes, host_bytes, same, total
+from dcp_runner.checkpoint.digest import Entry, entries, hash_bytes, same, total
 from dcp_runner.checkpoint.errors import DivergedError, rank_text
 from dcp_runner.checkpoint.plan import large
 from dcp_runner.checkpoint.topology import Copy
+from dcp_runner.checkpoint.values import compare_values
 
 if TYPE_CHECKING:
     from dcp_runner.checkpoint.saving import Staged
@@ -56,7 +55,9 @@ def _suspicious(bound: Bound, told: Sequence[Sequence[str]]) -> bool:
     )
 
 
-def _examine(one: Staged, table: Mapping[str, Entry], everyone: Sequence[Mapping[str, Sequence[str]]], comm: Comm) -> list[str]:
+def _examine(
+    one: Staged, table: Mapping[str, Entry], everyone: Sequence[Mapping[str, Sequence[str]]], comm: Comm
+) -> list[str]:
     """What this rank has to say about a component whose holders differ: nothing, if it is with the majority. Called by all ranks."""
     bound, copy = one.bound, one.bound.mine
     whole = {rank: everyone[rank][bound.key] for rank in copy.holders}
@@ -69,7 +70,7 @@ def _examine(one: Staged, table: Mapping[str, Entry], everyone: Sequence[Mapping
     if bound.level is Validation.quick:
         odd = odd_ones([(rank, told[0]) for rank, told in whole.items()]) if differing else ()
         return [_message(bound, copy, odd, "")] if comm.rank in odd else []
-    values = _compare_values(one, differing, comm) if bound.level is Validation.full else {}
+    values = compare_values(one.bound.copies, one.bound.mine, one.flat.tensors, differing, comm) if bound.level is Validation.full else {}
     own = {path: odd for path, odd in differing.items() if comm.rank in odd}
     if not own:
         return []
@@ -108,69 +109,6 @@ def odd_ones(labels: Sequence[tuple[int, str]]) -> tuple[int, ...]:
     most = max(counts.values())
     winners = [label for label, count in counts.items() if count == most]
     return tuple(rank for rank, label in labels if len(winners) > 1 or label != winners[0])
-
-
-def _compare_values(one: Staged, differing: Mapping[str, tuple[int, ...]], comm: Comm) -> dict[str, str]:
-    """For this rank's odd tensors, how their values differ from the majority's (on a tie, the first holder's). Called by all ranks.
-
-    Copies take turns in the order of their first holders, and each reference is broadcast in blocks, so no rank holds a second tensor.
-    """
-    wanted: dict[str, str] = {}
-    for copy in one.bound.copies:
-        mine = copy is one.bound.mine
-        paths = [path for path in differing if path in one.flat.tensors][:TOLD] if mine else []
-        source = _reference(copy, differing[paths[0]]) if paths else copy.holders[0]
-        agreed = comm.exchange("verify", [source, paths] if mine else None)
-        source = agreed[copy.holders[0]][0]
-        for path in agreed[source][1]:
-            held = one.flat.tensors.get(path) if mine else None
-            wanted |= {path: text for text in [_against(held, source, comm)] if text and mine}
-    return wanted
-
-
-def _reference(copy: Copy, odd: Sequence[int]) -> int:
-    return next((rank for rank in copy.holders if rank not in odd), copy.holders[0])
-
-
-def _against(tensor: torch.Tensor | None, source: int, comm: Comm) -> str:
-    """Compare one tensor with that of rank `source`, block by block: differing elements, the first one's index, the largest difference."""
-    told = comm.exchange("verify", [str(tensor.dtype), list(tensor.shape)] if tensor is not None else None)
-    kind = told[source]
-    fits = tensor is not None and [str(tensor.dtype), list(tensor.shape)] == kind
-    data = host_bytes(tensor) if tensor is not None and (fits or comm.rank == source) else memoryview(b"")
-    size = comm.exchange("verify", len(data))[source]
-    count, first, largest, width = 0, -1, 0.0, tensor.element_size() if tensor is not None else 1
-
-    def compare() -> None:
-        nonlocal count, first, largest
-        for start in range(0, size, BLOCK):
-            length = min(BLOCK, size - start)
-            block = torch.empty(length, dtype=torch.uint8)
-            if comm.rank == source:
-                block = torch.frombuffer(bytearray(data[start : start + length]), dtype=torch.uint8)
-            comm.send(block, source)
-            if not fits or tensor is None:
-                continue
-            own = torch.frombuffer(bytearray(data[start : start + length]), dtype=torch.uint8)
-            changed = (own.view(-1, width) != block.view(-1, width)).any(1)
-            if changed.any():
-                count += int(changed.sum())
-                first = start // width + int(changed.nonzero()[0]) if first < 0 else first
-                largest = max(largest, _largest(own.view(tensor.dtype), block.view(tensor.dtype)))
-
-    comm.agree("verify", compare)
-    if tensor is not None and not fits:
-        return f" ({tensor.dtype} {tuple(tensor.shape)} against {kind[0]} {tuple(kind[1])} on rank {source})"
-    if not count or tensor is None:
-        return ""
-    index = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), tensor.shape))
-    return f" ({count} of {tensor.numel()} elements differ from rank {source}'s, first at {index}, by at most {largest:g})"
-
-
-def _largest(one: torch.Tensor, other: torch.Tensor) -> float:
-    wide = torch.complex128 if one.is_complex() else torch.float64
-    distance = (one.to(wide) - other.to(wide)).abs().nan_to_num(float("inf"))
-    return float(distance.max())
 
 
 def _message(bound: Bound, copy: Copy, odd: Sequence[int], where: str) -> str:

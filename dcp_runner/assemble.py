@@ -1,0 +1,131 @@
+"""From a configuration to objects: the `_target_`s made, the model wrapped, the components of the training state listed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from dcp_runner.checkpoint.component import Described, StateComponent, Stateful
+from dcp_runner.checkpoint.rng import RngState, seed_all
+from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, Traits
+from dcp_runner.checkpoint.topology import AXES, Topology, consecutive
+from dcp_runner.config import RunConfig
+from dcp_runner.data.central import CentralFeed
+from dcp_runner.data.evaluation import evaluation_batches
+from dcp_runner.data.feed import Feed, IndependentFeed
+from dcp_runner.train.callbacks import Callbacks
+from dcp_runner.train.config import Dispatch, ParallelConfig
+from dcp_runner.train.progress import Progress
+from dcp_runner.train.schedule import make_scheduler
+from dcp_runner.train.strategy import Loss, Strategy
+
+make = partial(instantiate, _convert_="all")
+"""Make the object of a `_target_` node; its arguments are plain Python."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a run trains."""
+
+    strategy: Strategy
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    loss: Loss
+
+
+def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -> Topology:
+    """The mesh of all axes with a degree above 1; nodes of so many ranks each (default: one node)."""
+    degrees = {axis: getattr(parallel, axis) for axis in AXES}
+    world = 1
+    for degree in degrees.values():
+        world *= degree
+    local = local_world_size or world
+    used = {axis: degree for axis, degree in degrees.items() if degree > 1}
+    return Topology(world, used, consecutive([local] * (world // local)))
+
+
+def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:
+    """Model, optimizer and schedule on this device; on the meta device nothing has data. The same weights on every rank."""
+    strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
+    seed_all(config.seed)
+    with torch.device("meta") if device.type == "meta" else torch.device("cpu"):
+        model = make(config.model)
+    model = strategy.wrap(model, topology, device)
+    optimizer = make(config.optim, [parameter for parameter in model.parameters() if parameter.requires_grad])
+    scheduler = make_scheduler(optimizer, config.schedule, config.trainer.max_steps)
+    return Parts(strategy, model, optimizer, scheduler, make({**config.loss, "_partial_": True}))
+
+
+def feed_of(config: RunConfig, topology: Topology, rank: int, strategy: Strategy) -> Feed:
+    """The training data as this rank gets it."""
+    data = config.data
+    part, parts = topology.index(rank, strategy.data_axes)
+    common: dict[str, Any] = {
+        "dataset": make(data.train),
+        "batch_size": data.batch_size,
+        "parts": parts,
+        "part": part,
+        "microbatches": config.trainer.accumulate,
+        "seed": config.seed,
+        "shuffle": data.shuffle,
+        "workers": data.workers,
+    }
+    if data.dispatch is Dispatch.independent:
+        return IndependentFeed(**common)
+    part_of_rank = [topology.index(rank, strategy.data_axes)[0] for rank in range(topology.world_size)]
+    group = torch.distributed.group.WORLD if topology.world_size > 1 else None
+    return CentralFeed(group=group, part_of_rank=part_of_rank, **common)
+
+
+def evaluation_of(config: RunConfig, topology: Topology, rank: int, strategy: Strategy) -> Any:
+    """A function that begins a pass over this rank's part of the evaluation set, or None."""
+    if config.data.eval is None:
+        return None
+    part, parts = topology.index(rank, strategy.data_axes)
+    batch = max(1, config.data.batch_size // parts)
+    data = make(config.data.eval)
+    samples = config.trainer.eval_samples
+    return partial(evaluation_batches, data, samples=samples, batch=batch, part=part, parts=parts, seed=config.seed)
+
+
+def dataset_traits(dispatch: Dispatch, strategy: Strategy) -> Traits:
+    """How the data position is shared."""
+    if dispatch is Dispatch.central:
+        return Traits("rank 0 reads and scatters (data.dispatch=central)", pattern=SharingPattern.GLOBAL)
+    return Traits("every data-parallel rank reads its own part", varies_along=frozenset(strategy.data_axes))
+
+
+def components_of(
+    config: RunConfig, parts: Parts, feed: Stateful, progress: Progress, callbacks: Callbacks
+) -> list[StateComponent]:
+    """The training state. The random generators come last, because a load must draw nothing after them."""
+    dataset = Described(feed, dataset_traits(config.data.dispatch, parts.strategy))
+    sharing = config.sharing
+
+    def component(key: str, stateful: Any, **more: Any) -> StateComponent:
+        return StateComponent(key, stateful, sharing.get(key, AUTO), **more)
+
+    return [
+        component("model", parts.model),
+        component("optimizer", parts.optimizer),
+        component("scheduler", parts.scheduler),
+        component("dataset", dataset, on_missing_copy="first"),
+        component("progress", progress),
+        component("callbacks", callbacks),
+        *(component(name, callback) for name, callback in callbacks.apart.items()),
+        component("rng", RngState(config.seed), on_missing_copy="fresh"),
+    ]
+
+
+def callbacks_of(config: RunConfig) -> Callbacks:
+    """The user's callbacks; one for which a sharing is declared is a component of its own."""
+    made = {name: make(node) for name, node in config.callbacks.items()}
+    return Callbacks(made, apart=[name for name in made if name in config.sharing])

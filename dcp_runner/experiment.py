@@ -1,0 +1,148 @@
+"""A run, in every rank: build, meet, resume, train. The launcher's entry."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from dcp_runner.assemble import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of
+from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.loading import LoadReport
+from dcp_runner.checkpoint.rng import seed_all
+from dcp_runner.config import ResumeRng, RunConfig
+from dcp_runner.plan_view import plan_table
+from dcp_runner.train.changes import changes
+from dcp_runner.train.config import Device
+from dcp_runner.train.context import RunContext
+from dcp_runner.train.loop import Trainer, to_device
+from dcp_runner.train.progress import Progress
+from dcp_runner.train.report import Report, RunReport
+from dcp_runner.train.resume import Wish, resume
+from dcp_runner.train.schedule import set_option
+
+log = logging.getLogger("dcp_runner.train")
+
+
+def train(config: RunConfig, run: RunContext) -> None:
+    """Run the training of `config` as the rank that `run` tells. All ranks call it; the process group is open where there are several.
+
+    1. build model, data and components, alike on all ranks
+    2. one throw-away pass where the parallelism needs it
+    3. make the coordinator; show the plan
+    4. resume, or start from (seed, 0, rank)
+    5. train to `trainer.max_steps`
+    """
+    device = device_of(config.trainer.device, run)
+    topology = topology_of(config.parallel, run.local_world_size)
+    parts = build(config, topology, device)
+    feed = feed_of(config, topology, run.rank, parts.strategy)
+    parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
+    progress, callbacks = Progress(), callbacks_of(config)
+    keep = config.checkpoint.keep
+    coordinator = CheckpointCoordinator(
+        components_of(config, parts, feed, progress, callbacks),
+        topology,
+        Path(config.checkpoint.root or run.run_dir / "checkpoints"),
+        config.checkpoint.validation,
+        validation_for=config.checkpoint.validation_for,
+        check=config.checkpoint.check,
+        timeout_s=config.checkpoint.timeout_s,
+        attempt=run.attempt,
+        best=(keep.metric, keep.mode.value),
+        config=run.config_hash,
+    )
+    log.info("\n%s", plan_table(coordinator.bound, topology))
+    seed_all(config.seed, 0, run.rank)
+    fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
+    loaded = resume(Wish(config.resume, config.resume_skip, fresh), coordinator)
+    for key in config.resume_override:
+        name = key.removeprefix("optim.")
+        set_option(parts.optimizer, parts.scheduler, name, config.optim[name])
+    report = report_of(config, run)
+    tell_start(report, run, coordinator, loaded, config.resume_override)
+    own = loaded is not None and loaded.path.parent == coordinator.storage.root
+    trainer = Trainer(
+        config=config.trainer,
+        checkpoint=config.checkpoint,
+        strategy=parts.strategy,
+        model=parts.model,
+        loss=parts.loss,
+        optimizer=parts.optimizer,
+        scheduler=parts.scheduler,
+        feed=feed,
+        evaluation=evaluation_of(config, topology, run.rank, parts.strategy),
+        progress=progress,
+        callbacks=callbacks,
+        coordinator=coordinator,
+        report=report,
+        stop=run.stop,
+        device=device,
+        source=loaded.step if own and loaded else None,
+    )
+    try:
+        trainer.run()
+    finally:
+        report.close()
+        feed.close()
+    tell_end(coordinator, run)
+
+
+def device_of(wish: Device, run: RunContext) -> torch.device:
+    """The device of this rank; `auto` takes CUDA where every rank of the node has a GPU."""
+    cuda = wish is Device.cuda or (wish is Device.auto and torch.cuda.device_count() >= run.local_world_size)
+    if not cuda:
+        return torch.device("cpu")
+    torch.cuda.set_device(run.local_rank)
+    return torch.device("cuda", run.local_rank)
+
+
+def report_of(config: RunConfig, run: RunContext) -> Report:
+    """Rank 0 tells; the others are silent. The configuration as launched is kept beside the attempt, for the next one to compare."""
+    if run.rank != 0:
+        return Report()
+    config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
+    return RunReport(run.run_dir / "metrics.jsonl", run.attempt, config.logger.every_steps, config.logger.progress)
+
+
+def config_file(run_dir: Path, attempt: str) -> Path:
+    """Where a start of the run left its configuration."""
+    return run_dir / "attempts" / attempt / "config.json"
+
+
+def tell_start(
+    report: Report, run: RunContext, coordinator: CheckpointCoordinator, loaded: LoadReport | None, override: list[str]
+) -> None:
+    """One line on what happened, and after a resume what came of each component and of each changed key."""
+    if loaded is None:
+        report.event(0, "fresh", f"FRESH start in {run.run_dir} (no checkpoint in {coordinator.storage.root})")
+        return
+    manifest = loaded.manifest
+    before = " x ".join(f"{axis}={n}" for axis, n in manifest.axes.items())
+    now = " x ".join(f"{axis}={n}" for axis, n in coordinator.topology.mesh.items())
+    text = f"RESUMED step={loaded.step} from {loaded.path} (config {manifest.config} -> {run.config_hash}, {before} -> {now})"
+    for row in loaded.rows:
+        if row.action != "loaded" or row.saved != row.here:
+            text += f"\n  {row.component}: saved {row.saved}, here {row.here}: {row.action}"
+    old = _launched(loaded)
+    for change in changes(old, run.config, override) if old else ():
+        text += f"\n  {change.key}: {change.old} -> {change.new}: {change.effect}"
+    report.event(loaded.step, "resumed", text, source=str(loaded.path))
+
+
+def _launched(loaded: LoadReport) -> Any:
+    file = config_file(loaded.path.parent.parent, loaded.manifest.attempt)
+    return json.loads(file.read_text()) if file.is_file() else None
+
+
+def tell_end(coordinator: CheckpointCoordinator, run: RunContext) -> None:
+    """Where the checkpoints are and how to go on."""
+    steps = list(coordinator.steps())
+    log.info("DONE. Checkpoints of steps %s in %s", steps, coordinator.storage.root)
+    log.info("To go on, give the same command with a larger trainer.max_steps and name=%s", run.config.get("name"))
+    if dist.is_initialized():
+        dist.barrier()

@@ -1,0 +1,112 @@
+"""The plan as a table: which ranks hold, check and write what, and why. For the start of a run, and for `dry_run` without any rank."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+from rich.table import Table
+from torch.optim import Optimizer
+
+from dcp_runner.assemble import Parts, build, callbacks_of, components_of, dataset_traits, topology_of
+from dcp_runner.checkpoint.bind import Bound, bind
+from dcp_runner.checkpoint.component import StateComponent
+from dcp_runner.checkpoint.errors import rank_text
+from dcp_runner.checkpoint.live import OptimizerState
+from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.config import RunConfig
+from dcp_runner.train.progress import Progress
+
+
+def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
+    """The table as text, as wide as the terminal (120 columns where there is none)."""
+    mesh = " x ".join(f"{axis}={degree}" for axis, degree in topology.mesh.items())
+    table = Table(
+        title=f"{topology.world_size} ranks ({mesh}), {len(topology.nodes or ())} node(s)", title_justify="left"
+    )
+    for name in ("component", "pattern", "why", "copies", "holders", "writers", "bytes"):
+        table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
+    for one in bound:
+        first, size = one.copies[0], state_bytes(one.stateful)
+        names = first.name if len(one.copies) == 1 else f"{len(one.copies)}: {first.name} ... {one.copies[-1].name}"
+        each = "" if len(one.copies) == 1 else " each"
+        count = len(first.writers)
+        writers = f"{count} share" if count > 1 else f"rank {first.writers[0]}" if not each else "1"
+        holders = f"{rank_text(first.holders)}" if not each else str(len(first.holders))
+        table.add_row(
+            one.key,
+            str(one.resolved.sharing),
+            one.resolved.reason,
+            names,
+            holders + each,
+            writers + each,
+            _human(size) + each,
+        )
+    console = Console(width=shutil.get_terminal_size((120, 24)).columns, color_system=None)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get().rstrip()
+
+
+def show_plan(config: RunConfig) -> str:
+    """The plan of a run that is not started: real objects on the meta device, in torch's fake process group, seen by rank 0."""
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    topology = topology_of(config.parallel, config.resources.tasks_per_node)
+    if topology.world_size > 1:
+        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=topology.world_size)
+    try:
+        parts = build(config, topology, torch.device("meta"))
+        return plan_table(bind(_components(config, parts), topology, 0, config.checkpoint.validation), topology)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+class _Position:
+    """Stands for a feed, so that a plan opens no data set."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"consumed": 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def _components(config: RunConfig, parts: Parts) -> list[StateComponent]:
+    dataset_traits(config.data.dispatch, parts.strategy)
+    return components_of(config, parts, _Position(), Progress(), callbacks_of(config))
+
+
+def state_bytes(stateful: Any) -> int:
+    """Bytes of the tensors and arrays in a state; for an optimizer that has not stepped yet, those that it will have."""
+    if isinstance(stateful, OptimizerState) and not stateful.optimizer.state:
+        stateful = _after_a_step(stateful.optimizer)
+    leaves = torch.utils._pytree.tree_leaves(stateful.state_dict())
+    return sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
+
+
+def _after_a_step(optimizer: Optimizer) -> Optimizer:
+    """A twin on the meta device that has stepped once."""
+    memo: dict[int, Any] = {}
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            twin = torch.nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
+            twin.grad = torch.empty_like(twin)
+            memo[id(parameter)] = twin
+    stepped: Optimizer = copy.deepcopy(optimizer, memo)
+    stepped.step()
+    return stepped
+
+
+def _human(size: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.4g} {unit}"
+        size /= 1000
+    return f"{size:.4g} TB"

@@ -1,0 +1,44 @@
+"""What the ranks tell each other at every step boundary, in one small all-reduce."""
+
+from __future__ import annotations
+
+import signal
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """The same on all ranks."""
+
+    loss: float
+    """Mean over the global batch."""
+    overdue: bool
+    """Rank 0 found that a save by time is due."""
+    stop: int | None
+    """A signal that reached any rank; SIGINT counts before SIGTERM."""
+
+
+def agree(loss: torch.Tensor, overdue: bool, stop: int | None) -> StepOutcome:
+    """All-reduce a rank's mean loss, its wish to save (only rank 0's counts), and the signal it got."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    ranks = dist.get_world_size() if dist.is_initialized() else 1
+    told = torch.tensor(
+        [float(loss), overdue and first, stop == signal.SIGINT, stop is not None and stop != signal.SIGINT],
+        dtype=torch.float64,
+    )
+    if ranks > 1:
+        dist.all_reduce(told)
+    total, wished, interrupted, ended = told.tolist()
+    signum = signal.SIGINT if interrupted else signal.SIGTERM if ended else None
+    return StepOutcome(total / ranks, wished > 0, signum)
+
+
+def mean(total: float, count: int) -> float:
+    """Sum of all ranks' totals over the sum of their counts; NaN where nothing was counted."""
+    told = torch.tensor([total, count], dtype=torch.float64)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(told)
+    return float(told[0] / told[1])

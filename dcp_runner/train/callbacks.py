@@ -1,0 +1,62 @@
+"""Callbacks: a user's code at fixed places of the loop. One with `state_dict` and `load_state_dict` is saved and restored, by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dcp_runner.checkpoint.component import Differences, Stateful
+
+if TYPE_CHECKING:
+    from dcp_runner.train.loop import Trainer
+
+
+class Callback:
+    """Override what you need; every method is called on every rank."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        """After a resume, before the first step."""
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After each optimizer step; `metrics` has `loss`, the mean over the global batch, and `grad_norm`, `lr`."""
+
+    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        """After an evaluation; `metrics` has `eval_loss`."""
+
+    def on_save(self, trainer: Trainer, path: Path) -> None:
+        """After a checkpoint is committed."""
+
+    def on_end(self, trainer: Trainer) -> None:
+        """After the last step and its save."""
+
+
+class Callbacks:
+    """All callbacks by name; as a component their states by name, so that adding one moves nobody's state.
+
+    Those in `apart` are components of their own.
+    """
+
+    def __init__(self, callbacks: Mapping[str, Callback], apart: Collection[str] = ()) -> None:
+        self.by_name = dict(callbacks)
+        self.apart = {name: self.by_name[name] for name in apart}
+
+    def call(self, hook: str, *arguments: Any) -> None:
+        for callback in self.by_name.values():
+            getattr(callback, hook)(*arguments)
+
+    def _stateful(self) -> dict[str, Stateful]:
+        stateful = {name: callback for name, callback in self.by_name.items() if isinstance(callback, Stateful)}
+        return {name: callback for name, callback in stateful.items() if name not in self.apart}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: callback.state_dict() for name, callback in self._stateful().items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name, callback in self._stateful().items():
+            if name in state_dict:
+                callback.load_state_dict(state_dict[name])
+
+    def differences(self, state: dict[str, Any]) -> Differences:
+        live = self._stateful()
+        return Differences([name for name in live if name not in state], [name for name in state if name not in live])

@@ -1,0 +1,48 @@
+"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+IGNORED = ("name", "dry_run", "resume", "resume_skip", "resume_rng", "resume_override")
+
+
+@dataclass(frozen=True)
+class Change:
+    """One key with its old and new value, and which of them the run now has."""
+
+    key: str
+    old: Any
+    new: Any
+    effect: str
+
+
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Collection[str]) -> list[Change]:
+    """Every key whose value differs, in the order of the new configuration.
+
+    Options of the optimizer are part of its saved state: the checkpoint's value stays, unless the key is in `override`.
+    """
+    before, after = dict(_flat(old)), dict(_flat(new))
+    keys = [*after, *(key for key in before if key not in after)]
+    changed = [key for key in keys if before.get(key) != after.get(key) and key.split(".")[0] not in IGNORED]
+    return [Change(key, before.get(key), after.get(key), _effect(key, override)) for key in changed]
+
+
+def _effect(key: str, override: Collection[str]) -> str:
+    if not key.startswith("optim.") or key == "optim._target_":
+        return "new value"
+    return (
+        "new value (resume_override)"
+        if key in override
+        else f"old value, from the checkpoint (resume_override=[{key}] changes it)"
+    )
+
+
+def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping) and node:
+        for key, value in node.items():
+            yield from _flat(value, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, node

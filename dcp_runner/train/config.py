@@ -1,0 +1,134 @@
+"""What a user may say about a training run. Plain data: nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Dispatch(StrEnum):
+    """How samples reach the ranks."""
+
+    central = "central"
+    independent = "independent"
+
+
+class Precision(StrEnum):
+    """Arithmetic of the forward pass; weights and optimizer state stay in their own dtype."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Decay(StrEnum):
+    """Shape of the learning rate after the warm-up."""
+
+    constant = "constant"
+    cosine = "cosine"
+    linear = "linear"
+
+
+@dataclass(kw_only=True)
+class ParallelConfig:
+    """The topology: which strategy wraps the model, and the degree of every mesh axis.
+
+    The mesh axes stand in this order: pp, dp, fsdp, tp. One degree may be -1: what is left of the world size.
+    """
+
+    strategy: str = "dcp_runner.train.single.Single"
+    """Import path of the Strategy class."""
+    dp: int = 1
+    """Data-parallel replicas."""
+    fsdp: int = 1
+    """Ranks that a fully sharded model is cut over."""
+    pp: int = 1
+    """Pipeline stages."""
+    tp: int = 1
+    """Tensor-parallel ranks."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the strategy, checked against its signature."""
+
+
+@dataclass(kw_only=True)
+class ResourcesConfig:
+    """Resources of one job."""
+
+    nodes: int = 1
+    """Machines."""
+    tasks_per_node: int | None = None
+    """Ranks on each node; null: what `parallel` asks for."""
+    gpus_per_node: int | None = None
+    """GPUs on each node; null: one for each task where there are GPUs."""
+    cpus_per_task: int | None = None
+    """CPU cores of each rank; null: the scheduler's default."""
+    time_min: int | None = None
+    """Time limit in minutes; null: the scheduler's default."""
+    mem_gb: float | None = None
+    """Memory of each node in GB; null: the scheduler's default."""
+
+
+@dataclass(kw_only=True)
+class DataConfig:
+    """Two data sets and how they are fed to the ranks. A data set has `__len__` and `__getitem__(i) -> (inputs, targets)`."""
+
+    train: dict[str, Any] = field(default_factory=dict)
+    """The training set: a `_target_` and its arguments."""
+    eval: dict[str, Any] | None = None
+    """The evaluation set: a `_target_` and its arguments; null: no evaluation."""
+    batch_size: int = 32
+    """Samples of one optimizer step over all ranks (the global batch size)."""
+    dispatch: Dispatch = Dispatch.central
+    """central: rank 0 reads and scatters; independent: each rank reads its own part."""
+    shuffle: bool = True
+    """A new order for every epoch, made from (seed, epoch)."""
+    workers: int = 0
+    """Loader processes of each reading rank; 0 reads in the rank itself."""
+
+
+@dataclass(kw_only=True)
+class ScheduleConfig:
+    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay down to `min_ratio` at `trainer.max_steps`."""
+
+    decay: Decay = Decay.cosine
+    """constant, cosine or linear."""
+    warmup_steps: int = 0
+    """Steps of linear warm-up from 0."""
+    min_ratio: float = 0.1
+    """The factor that the decay ends with."""
+
+
+@dataclass(kw_only=True)
+class TrainerConfig:
+    """The training loop."""
+
+    max_steps: int = 300
+    """Optimizer steps of the whole run, resumed parts included."""
+    eval_every: int | None = 100
+    """Evaluate after every so many optimizer steps (and after the last); null: never."""
+    eval_samples: int | None = None
+    """Samples of one evaluation, the first ones of the evaluation set; null: all."""
+    accumulate: int = 1
+    """Micro-batches of one optimizer step on each rank."""
+    clip_norm: float | None = 1.0
+    """Largest 2-norm of all gradients together; null: no clipping."""
+    precision: Precision = Precision.fp32
+    """fp32, or bf16 autocast."""
+    device: Device = Device.auto
+    """auto takes CUDA where there is a GPU for every rank."""
+
+
+@dataclass(kw_only=True)
+class LoggerConfig:
+    """What is told about the run, and where."""
+
+    every_steps: int = 10
+    """Log a line of metrics after every so many steps (metrics.jsonl has every step)."""
+    progress: bool = True
+    """A progress bar where the console is a terminal; plain lines elsewhere."""

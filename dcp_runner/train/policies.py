@@ -1,0 +1,57 @@
+"""When to save and what to keep, as small objects without torch or files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from dcp_runner.checkpoint.config import Best, CheckpointConfig, KeepConfig
+
+
+@dataclass
+class SavePolicy:
+    """Save every so many steps, or when so many minutes have passed since the last save."""
+
+    every_steps: int | None
+    every_minutes: float | None
+    clock: Callable[[], float]
+    """Seconds; only rank 0's counts, and is told to the others."""
+
+    def __post_init__(self) -> None:
+        self._last = self.clock()
+
+    @classmethod
+    def of(cls, config: CheckpointConfig, clock: Callable[[], float]) -> SavePolicy:
+        return cls(config.every_steps, config.every_minutes, clock)
+
+    def overdue(self) -> bool:
+        """By this rank's clock."""
+        return self.every_minutes is not None and self.clock() - self._last >= 60 * self.every_minutes
+
+    def due(self, step: int, overdue: bool) -> bool:
+        """Whether to save after this step; `overdue` is rank 0's answer, the same on all ranks."""
+        return overdue or (self.every_steps is not None and step % self.every_steps == 0)
+
+    def saved(self) -> None:
+        self._last = self.clock()
+
+
+def superfluous(
+    metrics_of: Mapping[int, Mapping[str, float]], keep: KeepConfig, protected: Collection[int] = ()
+) -> list[int]:
+    """Steps of the checkpoints that no rule keeps, ascending; `metrics_of` has all committed ones.
+
+    The newest always stays, and so does what is protected (the source of the resume). Of equally good ones the newest is kept.
+    """
+    steps = sorted(metrics_of)
+    if keep.last is None or not steps:
+        return []
+    stay = {steps[-1], *protected, *steps[-max(keep.last, 1) :]}
+    sign = 1 if keep.mode is Best.min else -1
+    finite = [
+        step for step in steps if metrics_of[step].get(keep.metric, float("nan")) == metrics_of[step].get(keep.metric)
+    ]
+    stay.update(sorted(finite, key=lambda step: (sign * metrics_of[step][keep.metric], -step))[: keep.best])
+    if keep.every:
+        stay.update(step for step in steps if step % keep.every == 0)
+    return [step for step in steps if step not in stay]

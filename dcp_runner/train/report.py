@@ -1,0 +1,93 @@
+"""What a run tells: metrics.jsonl with every step, log lines now and then, a progress bar where somebody watches."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dcp_runner.checkpoint.reading import parse_manifest, read_manifest
+
+log = logging.getLogger("dcp_runner.train")
+
+
+class Report:
+    """Silent: what the ranks other than the first use."""
+
+    def start(self, step: int, max_steps: int) -> None:
+        """Before the first step; `step` are done already."""
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        """After an optimizer step."""
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        """After an evaluation."""
+
+    def saved(self, step: int, path: Path, seconds: float) -> None:
+        """After a checkpoint is committed."""
+
+    def event(self, step: int, event: str, text: str, **more: Any) -> None:
+        """Something happened: saved, deleted, resumed, diverged. `text` is for people."""
+
+    def close(self) -> None:
+        """After the last step, or on the way out of a failure."""
+
+
+class RunReport(Report):
+    """Rank 0's."""
+
+    def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool) -> None:
+        self._file = metrics_file.open("a", encoding="utf-8")
+        self._attempt = attempt
+        self._every = every_steps
+        self._bar = _bar() if progress and sys.stdout.isatty() else None
+        self._task: Any = None
+        self._max_steps = 0
+
+    def start(self, step: int, max_steps: int) -> None:
+        self._max_steps = max_steps
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("training", total=max_steps, completed=step, told="")
+
+    def step(self, step: int, metrics: dict[str, float]) -> None:
+        self._write({"step": step, **metrics})
+        told = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        if self._bar:
+            self._bar.update(self._task, completed=step, told=told)
+        elif step % self._every == 0 or step == self._max_steps:
+            log.info("step %d/%d  %s", step, self._max_steps, told)
+
+    def evaluated(self, step: int, metrics: dict[str, float]) -> None:
+        self._write({"step": step, **metrics})
+        log.info("step %d/%d  %s", step, self._max_steps, "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+
+    def saved(self, step: int, path: Path, seconds: float) -> None:
+        size = sum(record.size for record in parse_manifest(read_manifest(path)).files.values())
+        rate = size / 1e6 / max(seconds, 1e-9)
+        text = f"SAVED step={step} {size / 1e6:.1f} MB in {seconds:.2f} s ({rate:.0f} MB/s) to {path}"
+        self.event(step, "saved", text, bytes=size, seconds=round(seconds, 4))
+
+    def event(self, step: int, event: str, text: str, **more: Any) -> None:
+        self._write({"step": step, "event": event, **more})
+        log.info("%s", text)
+
+    def close(self) -> None:
+        if self._bar:
+            self._bar.stop()
+        self._file.close()
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        strict = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
+        self._file.write(json.dumps({**strict, "attempt": self._attempt}, allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[told]}"))

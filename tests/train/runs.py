@@ -1,0 +1,139 @@
+"""Real training runs for the tests: forked ranks, gloo, the store outside of them, the project's own entry."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch._dynamo  # what DistributedDataParallel imports; once here, not in every fork
+import torch.distributed as dist
+
+from dcp_runner.config import RunConfig, config_hash, from_plain, to_plain
+from dcp_runner.experiment import train
+from dcp_runner.train.callbacks import Callback
+from dcp_runner.train.context import RunContext
+from dcp_runner.train.loop import Trainer
+from dcp_runner.train.signals import StopFlag
+
+FORK = multiprocessing.get_context("fork")
+
+TINY: dict[str, Any] = {
+    "model": {
+        "_target_": "dcp_runner.models.gpt.GPT",
+        "vocab_size": 32,
+        "context": 8,
+        "layers": 2,
+        "heads": 2,
+        "width": 16,
+        "dropout": 0.1,
+    },
+    "loss": {"_target_": "dcp_runner.models.loss.next_token"},
+    "optim": {"_target_": "torch.optim.AdamW", "lr": 0.01, "betas": [0.9, 0.95], "weight_decay": 0.1},
+    "data.train": {"_target_": "dcp_runner.data.synthetic.RandomTokens", "length": 24, "context": 8, "vocab": 32},
+    "data.eval": {
+        "_target_": "dcp_runner.data.synthetic.RandomTokens",
+        "length": 10,
+        "context": 8,
+        "vocab": 32,
+        "seed": 1,
+    },
+    "data.batch_size": 8,
+    "schedule.warmup_steps": 2,
+    "trainer.max_steps": 8,
+    "trainer.eval_every": 2,
+    "trainer.device": "cpu",
+    "checkpoint.every_steps": 4,
+    "checkpoint.timeout_s": 30.0,
+    "logger.progress": False,
+}
+
+
+def config(**overrides: Any) -> RunConfig:
+    """The tiny run with overrides by dotted key (`__` for a dot)."""
+    plain: dict[str, Any] = to_plain(RunConfig(name="test"))
+    for key, value in (TINY | {key.replace("__", "."): value for key, value in overrides.items()}).items():
+        *path, last = key.split(".")
+        node = plain
+        for step in path:
+            node = node[step]
+        node[last] = value
+    return from_plain(plain)
+
+
+def run(folder: Path, world: int, *, timeout_s: float = 90.0, **overrides: Any) -> list[int]:
+    """Start the run once more in its folder; exit codes by rank (0: finished; 128 + n: stopped by a signal; -n: killed by it)."""
+    made = config(**overrides)
+    if world > 1:
+        made.parallel.strategy, made.parallel.dp = "dcp_runner.train.ddp.DataParallel", world
+    attempt = len(list((folder / "attempts").glob("*"))) + 1 if folder.exists() else 1
+    (folder / "attempts" / str(attempt)).mkdir(parents=True)
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    ranks = [FORK.Process(target=_rank, args=(made, folder, attempt, rank, world, store.port)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(timeout_s)
+    stuck = [process for process in ranks if process.exitcode is None]
+    for process in stuck:
+        process.kill()
+        process.join()
+    assert not stuck, f"{len(stuck)} ranks did not end within {timeout_s} s"
+    return [process.exitcode or 0 for process in ranks]
+
+
+def _rank(made: RunConfig, folder: Path, attempt: int, rank: int, world: int, port: int) -> None:
+    if world > 1:
+        store = dist.TCPStore("127.0.0.1", port, is_master=False)
+        dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
+    plain = to_plain(made)
+    context = RunContext(
+        folder, attempt, rank, world, rank, world, config_hash(made), plain, StopFlag(own_session=True).install()
+    )
+    code = 1
+    try:
+        train(made, context)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    finally:
+        os._exit(code)
+
+
+def steps(folder: Path) -> dict[int, tuple[float, ...]]:
+    """Step -> (loss, grad_norm, lr), exact, as the last attempt that made the step wrote them."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: (line["loss"], line["grad_norm"], line["lr"]) for line in lines if "grad_norm" in line}
+
+
+def evaluations(folder: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line["eval_loss"] for line in lines if "eval_loss" in line}
+
+
+def contents(checkpoint: Path) -> dict[str, bytes]:
+    """Every file of a checkpoint but its manifest: weights, optimizer, generators, data position, byte for byte."""
+    files = (path for path in checkpoint.rglob("*") if path.is_file() and path.name != "checkpoint_manifest.json")
+    return {path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in files}
+
+
+class KillAt(Callback):
+    """Sends a signal to some ranks, from inside, after a step; in the first start only."""
+
+    def __init__(self, step: int, ranks: list[int], mark: str, signum: int = signal.SIGKILL) -> None:
+        self.step, self.ranks, self.mark, self.signum = step, ranks, Path(mark), signum
+
+    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        if trainer.progress.step == self.step and rank in self.ranks and not self.mark.exists():
+            self.mark.touch()
+            os.kill(os.getpid(), self.signum)
+
+
+torch.set_num_threads(1)

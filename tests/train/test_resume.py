@@ -1,0 +1,167 @@
+"""Resuming is bit for bit: every loss, and every byte of the final checkpoint, as if nothing had happened."""
+
+from __future__ import annotations
+
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import contents, evaluations, run, steps
+
+pytestmark = pytest.mark.timeout(180)
+
+SINGLE: dict[str, Any] = {}
+CENTRAL: dict[str, Any] = {"data__dispatch": "central"}
+INDEPENDENT: dict[str, Any] = {"data__dispatch": "independent"}
+ACCUMULATE: dict[str, Any] = {"data__dispatch": "central", "trainer__accumulate": 2}
+WORKERS: dict[str, Any] = {"data__dispatch": "independent", "data__workers": 2}
+
+# An epoch has 3 steps; evaluations come after steps 2, 4, 6 and 8.
+MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION = 4, 3, 5, 6
+
+
+def same_ends(whole: Path, parted: Path, last: int = 8) -> None:
+    assert steps(whole) == steps(parted)
+    assert list(steps(whole)) == list(range(1, last + 1))
+    assert evaluations(whole) == evaluations(parted)
+    one, other = (contents(folder / "checkpoints" / f"checkpoint-{last}") for folder in (whole, parted))
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
+
+
+def stop_after(step: int, ranks: list[int], folder: Path, signum: int) -> dict[str, Any]:
+    """SIGTERM during a step: the flag is read at its end; SIGKILL after it: nothing more happens on that rank."""
+    early = step - 1 if signum == signal.SIGTERM else step
+    return {
+        "callbacks": {
+            "kill": {
+                "_target_": "runs.KillAt",
+                "step": early,
+                "ranks": ranks,
+                "mark": str(folder) + ".mark",
+                "signum": signum,
+            }
+        }
+    }
+
+
+def parted_equals_whole(tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    options = options | {"checkpoint__every_steps": None}
+    assert run(whole, world, **options) == [0] * world
+    stopping = stop_after(cut, [world - 1], parted, signal.SIGTERM)
+    assert run(parted, world, **options, **stopping) == [128 + signal.SIGTERM] * world
+    assert [path.name for path in (parted / "checkpoints").glob("checkpoint-*")] == [f"checkpoint-{cut}"]
+    assert run(parted, world, **options) == [0] * world
+    same_ends(whole, parted)
+
+
+@pytest.mark.parametrize("cut", [MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION])
+def test_single(tmp_path: Path, cut: int) -> None:
+    parted_equals_whole(tmp_path, 1, cut, SINGLE)
+
+
+@pytest.mark.parametrize("cut", [MIDDLE, END])
+@pytest.mark.parametrize("options", [CENTRAL, INDEPENDENT], ids=["central", "independent"])
+def test_four_ranks(tmp_path: Path, cut: int, options: dict[str, Any]) -> None:
+    """Four, because the sum of two numbers does not depend on their order."""
+    parted_equals_whole(tmp_path, 4, cut, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize("cut", [MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION])
+@pytest.mark.parametrize(
+    "options",
+    [CENTRAL, INDEPENDENT, ACCUMULATE, WORKERS, CENTRAL | {"trainer__precision": "bf16"}],
+    ids=["central", "independent", "accumulate", "workers", "bf16"],
+)
+def test_everywhere(tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
+    parted_equals_whole(tmp_path, world, cut, options)
+
+
+def killed_equals_whole(tmp_path: Path, world: int, at: int, options: dict[str, Any]) -> None:
+    """SIGKILL one rank at a step; the run goes on from the last commit and makes the lost steps again, alike."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    options = options | {"checkpoint__every_steps": 2}
+    assert run(whole, world, **options) == [0] * world
+    codes = run(parted, world, **options, **stop_after(at, [world - 1], parted, signal.SIGKILL))
+    assert codes[-1] == -signal.SIGKILL and 0 not in codes
+    assert run(parted, world, **options) == [0] * world
+    same_ends(whole, parted)
+
+
+@pytest.mark.parametrize("world", [1, 4])
+def test_kill_at_a_random_step(tmp_path: Path, world: int) -> None:
+    at = random.randrange(3, 8)
+    print(f"killed after step {at}")
+    killed_equals_whole(tmp_path, world, at, INDEPENDENT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [1, 2, 4])
+@pytest.mark.parametrize(
+    "options", [CENTRAL, INDEPENDENT, ACCUMULATE, WORKERS], ids=["central", "independent", "accumulate", "workers"]
+)
+@pytest.mark.parametrize("at", [1, 3, 6])
+def test_kill(tmp_path: Path, world: int, options: dict[str, Any], at: int) -> None:
+    killed_equals_whole(tmp_path, world, at, options)
+
+
+def test_going_back_retires_what_lies_above(tmp_path: Path) -> None:
+    assert run(tmp_path, 1, checkpoint__every_steps=2) == [0]
+    assert run(tmp_path, 1, checkpoint__every_steps=2, resume=4, trainer__max_steps=6) == [0]
+    names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*checkpoint-*"))
+    assert names == ["checkpoint-2", "checkpoint-4", "checkpoint-6", "retired-2-checkpoint-6", "retired-2-checkpoint-8"]
+
+
+def test_damaged_newest_is_passed_over_by_auto_and_refused_when_asked_for(tmp_path: Path) -> None:
+    assert run(tmp_path, 1) == [0]
+    weights = tmp_path / "checkpoints" / "checkpoint-8" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert run(tmp_path, 1, resume=8) == [1]
+    assert run(tmp_path, 1, resume="latest") == [1]
+    assert run(tmp_path, 1, resume="auto") == [0]
+    resumed = [line for line in (tmp_path / "metrics.jsonl").read_text().splitlines() if '"resumed"' in line]
+    assert len(resumed) == 1 and '"step": 4' in resumed[0]
+
+
+@pytest.mark.parametrize(
+    ("wish", "code"), [("auto", 0), ("never", 0), ("must", 1), ("latest", 1), ("best", 1), (4, 1), ("/nowhere", 1)]
+)
+def test_wishes_in_an_empty_folder(tmp_path: Path, wish: int | str, code: int) -> None:
+    assert run(tmp_path, 1, resume=wish, trainer__max_steps=1) == [code]
+
+
+def test_wishes_where_checkpoints_stand(tmp_path: Path) -> None:
+    assert run(tmp_path / "a", 1) == [0]
+    more: dict[str, Any] = {"trainer__max_steps": 9, "checkpoint__at_end": False, "checkpoint__every_steps": None}
+    assert run(tmp_path / "a", 1, resume="never", **more) == [1]
+    for wish in ("auto", "must", "latest", 8):
+        assert run(tmp_path / "a", 1, resume=wish, **more) == [0]
+    for folder in (tmp_path / "a", tmp_path / "a" / "checkpoints" / "checkpoint-8"):
+        name = "b" if folder.name == "a" else "c"
+        assert run(tmp_path / name, 1, resume=str(folder), **more) == [0]
+        assert list(steps(tmp_path / name)) == [9]
+
+
+def test_new_learning_rate_needs_the_override(tmp_path: Path) -> None:
+    more: dict[str, Any] = {"schedule__decay": "constant", "schedule__warmup_steps": 0, "trainer__max_steps": 4}
+    assert run(tmp_path, 1, **more) == [0]
+    optim = {"_target_": "torch.optim.AdamW", "lr": 0.5, "betas": [0.9, 0.95], "weight_decay": 0.1}
+    more |= {"optim": optim, "checkpoint__every_steps": None, "checkpoint__at_end": False}
+    assert run(tmp_path, 1, **more | {"trainer__max_steps": 5}) == [0]
+    assert steps(tmp_path)[5][2] == 0.01
+    assert run(tmp_path, 1, **more | {"trainer__max_steps": 6, "resume_override": ["optim.lr"]}) == [0]
+    assert steps(tmp_path)[6][2] == 0.5
+
+
+def test_skipping_the_optimizer(tmp_path: Path) -> None:
+    assert run(tmp_path, 1, trainer__max_steps=4) == [0]
+    assert run(tmp_path, 1, trainer__max_steps=5, resume_skip=["optimizer"], checkpoint__every_steps=None) == [0]
+    assert list(steps(tmp_path)) == [1, 2, 3, 4, 5]
+    assert run(tmp_path, 1, trainer__max_steps=6, resume_skip=["optimiser"]) == [1]
