@@ -27,7 +27,14 @@ _HOMES = {
     "StateComponent": "dcp_runner.checkpoint.component",
     "Topology": "dcp_runner.checkpoint.topology",
 }
-__all__ = ["CheckpointCoordinator", "CheckpointError", "CheckpointManifest", "SharingPattern", "StateComponent", "Topology"]
+__all__ = [
+    "CheckpointCoordinator",
+    "CheckpointError",
+    "CheckpointManifest",
+    "SharingPattern",
+    "StateComponent",
+    "Topology",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,6 @@
-"""From a configuration to objects: the `_target_`s made, the model wrapped, the components of the training state listed."""
+"""From a configuration to objects: the `_target_`s made, the model wrapped, the components of the training state
+listed.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -
 
 
 def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:
-    """Model, optimizer and schedule on this device; on the meta device nothing has data. The same weights on every rank."""
+    """Model, optimizer and schedule on this device; on the meta device nothing has data. The same weights on every
+    rank.
+    """
     strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
     seed_all(config.seed)
     with torch.device("meta") if device.type == "meta" else torch.device("cpu"):

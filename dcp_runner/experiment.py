@@ -29,7 +29,8 @@ log = logging.getLogger("dcp_runner.train")
 
 
 def train(config: RunConfig, run: RunContext) -> None:
-    """Run the training of `config` as the rank that `run` tells. All ranks call it; the process group is open where there are several.
+    """Run the training of `config` as the rank that `run` tells. All ranks call it; the process group is open where
+    there are several.
 
     1. build model, data and components, alike on all ranks
     2. one throw-away pass where the parallelism needs it
@@ -56,6 +57,7 @@ def train(config: RunConfig, run: RunContext) -> None:
         best=(keep.metric, keep.mode.value),
         config=run.config_hash,
     )
+    coordinator.check_storage()
     log.info("\n%s", plan_table(coordinator.bound, topology))
     seed_all(config.seed, 0, run.rank)
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
@@ -102,7 +104,9 @@ def device_of(wish: Device, run: RunContext) -> torch.device:
 
 
 def report_of(config: RunConfig, run: RunContext) -> Report:
-    """Rank 0 tells; the others are silent. The configuration as launched is kept beside the attempt, for the next one to compare."""
+    """Rank 0 tells; the others are silent. The configuration as launched is kept beside the attempt, for the next
+    one to compare.
+    """
     if run.rank != 0:
         return Report()
     config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
@@ -124,7 +128,8 @@ def tell_start(
     manifest = loaded.manifest
     before = " x ".join(f"{axis}={n}" for axis, n in manifest.axes.items())
     now = " x ".join(f"{axis}={n}" for axis, n in coordinator.topology.mesh.items())
-    text = f"RESUMED step={loaded.step} from {loaded.path} (config {manifest.config} -> {run.config_hash}, {before} -> {now})"
+    text = f"RESUMED step={loaded.step} from {loaded.path}"
+    text += f" (config {manifest.config} -> {run.config_hash}, {before} -> {now})"
     for row in loaded.rows:
         if row.action != "loaded" or row.saved != row.here:
             text += f"\n  {row.component}: saved {row.saved}, here {row.here}: {row.action}"

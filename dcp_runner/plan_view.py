@@ -1,4 +1,6 @@
-"""The plan as a table: which ranks hold, check and write what, and why. For the start of a run, and for `dry_run` without any rank."""
+"""The plan as a table: which ranks hold, check and write what, and why. For the start of a run, and for `dry_run`
+without any rank.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,12 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 
-from dcp_runner.assemble import Parts, build, callbacks_of, components_of, dataset_traits, topology_of
+from dcp_runner.assemble import Parts, build, callbacks_of, components_of, topology_of
 from dcp_runner.checkpoint.bind import Bound, bind
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.errors import rank_text
 from dcp_runner.checkpoint.live import OptimizerState
+from dcp_runner.checkpoint.plan import split
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig
 from dcp_runner.train.progress import Progress
@@ -31,21 +34,18 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
     )
     for name in ("component", "pattern", "why", "copies", "holders", "writers", "bytes"):
         table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
-    for one in bound:
-        first, size = one.copies[0], state_bytes(one.stateful)
-        names = first.name if len(one.copies) == 1 else f"{len(one.copies)}: {first.name} ... {one.copies[-1].name}"
-        each = "" if len(one.copies) == 1 else " each"
-        count = len(first.writers)
-        writers = f"{count} share" if count > 1 else f"rank {first.writers[0]}" if not each else "1"
-        holders = f"{rank_text(first.holders)}" if not each else str(len(first.holders))
+    for turn, one in enumerate(bound):
+        sizes = state_sizes(one.stateful)
+        writers = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})
+        alone = len(one.copies) == 1
         table.add_row(
             one.key,
             str(one.resolved.sharing),
             one.resolved.reason,
-            names,
-            holders + each,
-            writers + each,
-            _human(size) + each,
+            one.mine.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
+            rank_text(one.mine.holders) if alone else f"{len(one.mine.holders)} each",
+            rank_text(writers) if alone else f"{len(writers)} each",
+            _human(sum(sizes.values())) + ("" if alone else " each"),
         )
     console = Console(width=shutil.get_terminal_size((120, 24)).columns, color_system=None)
     with console.capture() as capture:
@@ -54,7 +54,9 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
 
 
 def show_plan(config: RunConfig) -> str:
-    """The plan of a run that is not started: real objects on the meta device, in torch's fake process group, seen by rank 0."""
+    """The plan of a run that is not started: real objects on the meta device, in torch's fake process group, seen
+    by rank 0.
+    """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     topology = topology_of(config.parallel, config.resources.tasks_per_node)
@@ -79,16 +81,25 @@ class _Position:
 
 
 def _components(config: RunConfig, parts: Parts) -> list[StateComponent]:
-    dataset_traits(config.data.dispatch, parts.strategy)
     return components_of(config, parts, _Position(), Progress(), callbacks_of(config))
 
 
-def state_bytes(stateful: Any) -> int:
-    """Bytes of the tensors and arrays in a state; for an optimizer that has not stepped yet, those that it will have."""
+def state_sizes(stateful: Any) -> dict[str, int]:
+    """Bytes of each tensor and array in a state, by number; for an optimizer that has not stepped yet, of those
+    that it will have.
+    """
     if isinstance(stateful, OptimizerState) and not stateful.optimizer.state:
         stateful = _after_a_step(stateful.optimizer)
     leaves = torch.utils._pytree.tree_leaves(stateful.state_dict())
-    return sum(leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes"))
+    once = {_memory(leaf): leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes")}
+    return {str(number): size for number, size in enumerate(once.values())}
+
+
+def _memory(leaf: Any) -> Any:
+    """Equal for tied tensors, also on the meta device."""
+    if not isinstance(leaf, torch.Tensor):
+        return id(leaf)
+    return leaf.untyped_storage()._cdata, leaf.storage_offset(), leaf.shape, leaf.stride()
 
 
 def _after_a_step(optimizer: Optimizer) -> Optimizer:

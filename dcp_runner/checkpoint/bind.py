@@ -33,6 +33,11 @@ class Bound:
         """Whether the holders of a copy are compared before a save."""
         return self.level is not Validation.none and any(copy.equal and len(copy.holders) > 1 for copy in self.copies)
 
+    @property
+    def outline(self) -> str:
+        """What all ranks must have declared alike, because each plans for all from it."""
+        return f"{self.resolved.sharing}, validation {self.level}, on_missing_copy {self.component.on_missing_copy}"
+
 
 def bind(
     components: Sequence[StateComponent],
@@ -41,7 +46,9 @@ def bind(
     validation: Validation | str = Validation.tensor,
     validation_for: Mapping[str, Validation | str] | None = None,
 ) -> list[Bound]:
-    """Resolve every component. Raises ValueError with all problems: doubled keys, sharings that do not fit, levels for nobody."""
+    """Resolve every component. Raises ValueError with all problems: doubled keys, sharings that do not fit, levels
+    for nobody.
+    """
     levels = dict(validation_for or {})
     keys = [component.key for component in components]
     problems = [f"two components have the key {key!r}" for key in sorted({key for key in keys if keys.count(key) > 1})]

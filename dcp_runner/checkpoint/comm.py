@@ -1,4 +1,5 @@
-"""How the ranks of a save or load talk: payloads over an own gloo group, outcomes as a verdict in the rendezvous store.
+"""How the ranks of a save or load talk: payloads over an own gloo group, outcomes as a verdict in the rendezvous
+store.
 
 A phase is work that every rank does, followed by one exchange of outcomes:
 
@@ -7,16 +8,19 @@ A phase is work that every rank does, followed by one exchange of outcomes:
     3. (the last to arrive, or whoever reaches the deadline first) write the verdict; the first verdict written wins
     4. (all ranks) read the verdict: return the work's value, or raise the same CheckpointError
 
-A rank that is dead, stopped or stuck sets no outcome, and so the verdict names it. Gloo cannot do this: its time-out names nobody and
-breaks the group. Store calls run in a helper thread, because the client of a stopped store hangs past its own time-out.
+A rank that is dead, stopped or stuck sets no outcome, and so the verdict names it. Gloo cannot do this: its time-
+out names nobody and breaks the group. Store calls run in a helper thread, because the client of a stopped store
+hangs past its own time-out.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -36,10 +40,15 @@ GRACE_S = 2.0
 _connections = itertools.count()
 
 
+class _StoreSilent(Exception):
+    """The store fails or does not answer, so no outcome can be told or heard."""
+
+
 class Comm:
     """Phases and payloads among `world_size` ranks that share a store.
 
-    `timeout_s` bounds every exchange, from a rank's own arrival (a payload has half of it, its outcome the other half); `store_host` names who hosts the store, for the message when it is silent.
+    `timeout_s` bounds the silence of a rank, counted from another one's arrival (a payload gives up after half of
+    it, to leave time for the outcomes); `store_host` names who hosts the store, for the message when it is silent.
     All ranks must make the same calls in the same order.
     """
 
@@ -67,28 +76,45 @@ class Comm:
 
         Raises the same CheckpointError on all living ranks if any failed or stayed silent until the deadline.
         """
-        return self._agree(phase, work, self.timeout_s)
+        return self._agree(phase, work)
 
-    def _agree(self, phase: str, work: Callable[[], T], patience_s: float) -> T:
+    def _agree(self, phase: str, work: Callable[[], T], payload: bool = False) -> T:
         self._number += 1
+        start = time.monotonic()
         place = f"{self._number}/{phase}"
         try:
-            value = work()
-        except BaseException as error:
-            failure = Failure(self.rank, self.host, *_told(error), _is_consequence(error))
-            self._conclude(phase, place, patience_s, failure, error)
-            raise
-        self._conclude(phase, place, patience_s)
+            try:
+                value = work()
+            except _StoreSilent:
+                raise
+            except BaseException as error:
+                failure = Failure(self.rank, self.host, *_told(error), _is_consequence(error))
+                self._conclude(phase, place, self._patience(start, payload), failure, error)
+                raise
+            self._conclude(phase, place, self._patience(start, payload))
+        except _StoreSilent as silence:
+            why = f"the rendezvous store, hosted by {self._store_host}, {silence}"
+            raise CheckpointError(
+                phase, [Failure(self.rank, self.host, "StoreSilent", why)], [self.rank]
+            ) from silence.__cause__
         return value
+
+    def _patience(self, start: float, payload: bool) -> float:
+        """Seconds to wait for the others' outcomes.
+
+        With a payload they count from its start, because it can be done at once on this rank and stuck on another one.
+        """
+        spent = time.monotonic() - start if payload else 0.0
+        return max(self.timeout_s - spent, GRACE_S)
 
     def exchange(self, phase: str, value: Json) -> list[Json]:
         """The JSON values of all ranks, by rank. Raises CheckpointError."""
-        return self._agree(phase, lambda: self._all_gather(value), self.timeout_s / 2)
+        return self._agree(phase, lambda: self._all_gather(value), payload=True)
 
     def from_first(self, phase: str, work: Callable[[], Json]) -> Json:
         """The JSON value of work that only rank 0 does. Raises CheckpointError."""
         value = self.agree(phase, lambda: work() if self.rank == 0 else None)
-        return self._agree(phase, lambda: self._broadcast(value), self.timeout_s / 2)
+        return self._agree(phase, lambda: self._broadcast(value), payload=True)
 
     # -- outcomes ------------------------------------------------------------------------------------------------------
 
@@ -100,10 +126,12 @@ class Comm:
         failure: Failure | None = None,
         cause: BaseException | None = None,
     ) -> None:
-        verdict = self._in_time(phase, patience_s, lambda: self._verdict(place, patience_s, failure))
+        try:
+            verdict = self._in_time(patience_s, lambda: self._verdict(place, patience_s, failure))
+        except RuntimeError as error:
+            raise _StoreSilent(f"failed: {error}") from error
         if verdict["failures"]:
-            if self._group is not None:
-                self._group, self._generation = None, self._generation + 1
+            self._group, self._generation = None, self._generation + 1  # gloo may be broken; on all ranks alike
             failures = [Failure(**entry) for entry in verdict["failures"]]
             raise CheckpointError(phase, failures, verdict["alive"]) from cause
 
@@ -124,7 +152,9 @@ class Comm:
         return json.loads(self._store.compare_set(f"{place}/verdict", "", json.dumps(verdict)))
 
     def _judge(self, place: str) -> Json:
-        """Who is to blame: ranks that failed by themselves and silent ones; only if there is none, those that merely suffered."""
+        """Who is to blame: ranks that failed by themselves and silent ones; only if there is none, those that
+        merely suffered.
+        """
         alive = [rank for rank in range(self.world_size) if self._store.check([f"{place}/rank/{rank}"])]
         outcomes = [json.loads(self._store.get(f"{place}/rank/{rank}")) for rank in alive]
         failed = [outcome for outcome in outcomes if outcome]
@@ -138,9 +168,9 @@ class Comm:
         )
         return Failure(rank, "", "Silent", message).__dict__
 
-    def _in_time(self, phase: str, patience_s: float, call: Callable[[], Json]) -> Json:
+    def _in_time(self, patience_s: float, call: Callable[[], T]) -> T:
         """Run store calls in a helper thread with a deadline."""
-        result: list[Json] = []
+        result: list[T] = []
         broken: list[RuntimeError] = []
 
         def run() -> None:
@@ -154,19 +184,22 @@ class Comm:
         helper.join(patience_s + GRACE_S)
         if result:
             return result[0]
-        why = f"the rendezvous store, hosted by {self._store_host}, " + (
-            f"failed: {broken[0]}" if broken else "is silent"
-        )
-        failure = Failure(self.rank, self.host, "StoreSilent", why)
-        raise CheckpointError(phase, [failure], [self.rank]) from (broken[0] if broken else None)
+        raise broken[0] if broken else _StoreSilent("is silent")
 
     # -- payloads ------------------------------------------------------------------------------------------------------
 
     def _gloo(self) -> Any:
         if self._group is None:
             store = PrefixStore(f"gloo/{self._generation}", self._store)
-            timeout = timedelta(seconds=self.timeout_s / 2)
-            self._group = dist.ProcessGroupGloo(store, self.rank, self.world_size, timeout)
+            patience_s = self.timeout_s / 2
+            timeout = timedelta(seconds=patience_s)
+            try:
+                self._group = self._in_time(
+                    patience_s, lambda: dist.ProcessGroupGloo(store, self.rank, self.world_size, timeout)
+                )
+            except _StoreSilent:
+                self._in_time(0, lambda: self._store.check(["alive"]))  # it is the store that is silent, or else a rank
+                raise RuntimeError(f"gloo has not connected all ranks within {patience_s:g} s") from None
         return self._group
 
     def _all_gather(self, value: Json) -> list[Json]:
@@ -194,7 +227,9 @@ class Comm:
         return json.loads(bytes(data.numpy()))
 
     def send(self, data: torch.Tensor, source: int) -> None:
-        """Overwrite the CPU tensor on all ranks with that of rank `source`; to be called by all, inside a phase's work."""
+        """Overwrite the CPU tensor on all ranks with that of rank `source`; to be called by all, inside a phase's
+        work.
+        """
         options = BroadcastOptions()
         options.rootRank, options.rootTensor = source, 0
         self._gloo().broadcast([data], options).wait()
@@ -215,7 +250,9 @@ def connect(world_size: int, timeout_s: float) -> Comm:
         raise ValueError(f"the topology has {world_size} ranks, the process group {dist.get_world_size()}")
     default: Any = dist.distributed_c10d._get_default_store()
     prefixed = PrefixStore(f"dcp_runner/{next(_connections)}", default.clone())
-    return Comm(prefixed, dist.get_rank(), world_size, timeout_s=timeout_s)
+    outside = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    host = "the launcher" if outside else "rank 0"
+    return Comm(prefixed, dist.get_rank(), world_size, timeout_s=timeout_s, store_host=host)
 
 
 def _bytes(value: Json) -> torch.Tensor:

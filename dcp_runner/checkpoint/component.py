@@ -61,12 +61,13 @@ class Differences:
 class StateComponent:
     """Declares one component.
 
-    `key` names its files; `stateful` is an object with `state_dict` and `load_state_dict`, an nn.Module or an optimizer;
-    `sharing_pattern` is a SharingPattern or its text, `auto` by default; `process_group_name` are the axes of PER_GROUP (`dp+tp`).
-    `required=False` lets a checkpoint lack it. `validate_replication=False` switches the check of equal holders off, and
-    `validation_level` sets its level. `metadata` goes into the manifest. `on_missing_copy` says what happens when the checkpoint was
-    saved with other copies than are wanted: refuse, leave the object fresh, or give every rank the first copy.
-    Raises ValueError for a key that cannot name a file or a contradiction between pattern and group.
+    `key` names its files; `stateful` is an object with `state_dict` and `load_state_dict`, an nn.Module or an
+    optimizer; `sharing_pattern` is a SharingPattern or its text, `auto` by default; `process_group_name` are the
+    axes of PER_GROUP (`dp+tp`). `required=False` lets a checkpoint lack it. `validate_replication=False` switches
+    the check of equal holders off, and `validation_level` sets its level. `metadata` goes into the manifest.
+    `on_missing_copy` says what happens when the checkpoint was saved with other copies than are wanted: refuse,
+    leave the object fresh, or give every rank the first copy. Raises ValueError for a key that cannot name a file
+    or a contradiction between pattern and group.
     """
 
     key: str
@@ -82,7 +83,8 @@ class StateComponent:
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.key):
             raise ValueError(f"component key {self.key!r} cannot name a file: use letters, digits, '_' and '.'")
-        if self.process_group_name and self.declared.partition(":")[0] != SharingPattern.PER_GROUP.value:
+        pattern, _, axes = self.declared.partition(":")
+        if self.process_group_name and (pattern, axes) != (SharingPattern.PER_GROUP.value, self.process_group_name):
             raise ValueError(
                 f"component {self.key!r}: process_group_name goes with PER_GROUP, not with {self.declared}"
             )

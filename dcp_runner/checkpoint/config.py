@@ -7,7 +7,9 @@ from enum import StrEnum
 
 
 class Validation(StrEnum):
-    """How the holders of one copy are compared before it is written. Every level above `none` finds every difference."""
+    """How the holders of one copy are compared before it is written. Every level above `none` finds every
+    difference.
+    """
 
     none = "none"
     quick = "quick"

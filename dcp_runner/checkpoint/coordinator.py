@@ -17,6 +17,7 @@ from dcp_runner.checkpoint.reading import check_files, check_whole, parse_manife
 from dcp_runner.checkpoint.saving import save
 from dcp_runner.checkpoint.storage import Storage
 from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.checkpoint.verify import verify_declared
 
 
 class CheckpointCoordinator:
@@ -27,15 +28,16 @@ class CheckpointCoordinator:
         coordinator.load("latest")
         coordinator.save(500, metrics={"eval_loss": 2.7})
 
-    Every method is called by all ranks, in the same order, from one thread. With more than one rank the default process group must be
-    initialised; the coordinator takes its store, and makes a gloo group of its own. One coordinator at a time writes to a folder:
-    making one removes what an earlier one left half-written.
+    Every method is called by all ranks, in the same order, from one thread. With more than one rank the default
+    process group must be initialised; the coordinator takes its store, and makes a gloo group of its own. One
+    coordinator at a time writes to a folder: making one removes what an earlier one left half-written.
 
-    `validation` is the level at which the holders of a copy are compared, `validation_for` overrides it by component; `check` says
-    whether a load checks all files (shared out) or those that are read; `timeout_s` bounds the silence of a rank in any phase;
-    `attempt` tells this start of the run from others (default: random); `best` is the metric and direction of `load("best")`;
-    `config` is the hash of the run's configuration, for the manifest.
-    Raises ValueError for components that cannot be saved so, and CheckpointError from every method where any rank fails.
+    `validation` is the level at which the holders of a copy are compared, `validation_for` overrides it by
+    component; `check` says whether a load checks all files (shared out) or those that are read; `timeout_s` bounds
+    the silence of a rank in any phase; `attempt` tells this start of the run from others (default: random); `best`
+    is the metric and direction of `load("best")`; `config` is the hash of the run's configuration, for the
+    manifest. Raises ValueError for components that cannot be saved so, and CheckpointError from every method where
+    any rank fails.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class CheckpointCoordinator:
         self.bound = self.comm.agree(
             "open", lambda: bind(components, topology, self.comm.rank, validation, validation_for)
         )
+        verify_declared(self.bound, topology, self.comm)
         self._check = Check(check)
         self._best = best
         self._config = config
@@ -69,6 +72,15 @@ class CheckpointCoordinator:
             return str(attempt or uuid.uuid4().hex[:8])
 
         self.attempt: str = self.comm.from_first("open", open_folder)
+
+    def check_storage(self) -> None:
+        """Whether all ranks see the same folder and may write to it; better asked before the training than after it.
+
+        The CheckpointError of a rank that does not names its host.
+        """
+        mark: str = self.comm.from_first("storage", self.storage.leave_mark)
+        self.comm.agree("storage", lambda: self.storage.see_mark(mark))
+        self.comm.from_first("storage", lambda: (self.storage.root / mark).unlink())
 
     def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Path:
         """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten."""
@@ -93,8 +105,8 @@ class CheckpointCoordinator:
     ) -> LoadReport:
         """Load `latest`, `best`, a step or the path of a checkpoint; never falls back to another one.
 
-        `strict=False` tolerates what is missing or unexpected, but no wrong shape or dtype. Components in `skip` stay as they are; those in `fresh`
-        start afresh, as if the checkpoint had no copy for them.
+        `strict=False` tolerates what is missing or unexpected, but no wrong shape or dtype. Components in `skip`
+        stay as they are; those in `fresh` start afresh, as if the checkpoint had no copy for them.
         """
         return load(
             self.bound,

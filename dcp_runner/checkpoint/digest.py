@@ -1,7 +1,7 @@
 """Digests of tensors and of whole states: for the comparison of holders, and for the integrity of files.
 
-xxh3 with 128 bits, in blocks, so that a part of a tensor can be checked and one pass serves both purposes. It finds accidents; it is
-no defence against somebody who wants to deceive.
+xxh3 with 128 bits, in blocks, so that a part of a tensor can be checked and one pass serves both purposes. It finds
+accidents; it is no defence against somebody who wants to deceive.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ def hash_bytes(data: bytes | memoryview) -> str:
 
 def host_bytes(tensor: torch.Tensor) -> memoryview:
     """The tensor's values as bytes in row-major order: a view where it is contiguous and on the CPU, else a copy."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    if not flat.numel():
+    dense = tensor.detach().cpu().contiguous()
+    if not dense.numel():
         return memoryview(b"")
+    flat = dense.as_strided((dense.numel(),), (1,))  # of a size of 1, "contiguous" leaves any stride
     return memoryview(flat.view(torch.uint8).numpy().data)
 
 
@@ -70,14 +71,16 @@ class Entry:
 
 
 def entries(flat: Flat, digests: Mapping[str, TensorDigest]) -> dict[str, Entry]:
-    """The entry of every path: tensors by digest, everything else by its JSON. The order of a dict's keys is not seen."""
-    table = {
-        path: Entry(hash_bytes(_text(value).encode()), _number(value), True) for path, value in flat.values.items()
-    }
+    """The entry of every path: tensors by digest, everything else by its JSON. The order of a dict's keys is not seen.
+
+    Tied tensors differ from untied ones of the same values: they train otherwise, and are written otherwise.
+    """
+    table = {path: Entry(_hash_text(_text(value)), _number(value), True) for path, value in flat.values.items()}
     for path in (*flat.tensors, *flat.tied):
         digest = digests[flat.tied.get(path, path)]
         prefix = table[path].exact if path in table else ""
-        table[path] = Entry(hash_bytes((prefix + digest.whole).encode()), "" if prefix else digest.number)
+        tie = f"tied to {flat.tied[path]}" if path in flat.tied else ""
+        table[path] = Entry(_hash_text(prefix + digest.whole + tie), "" if prefix or tie else digest.number)
     return table
 
 
@@ -85,7 +88,7 @@ def total(table: Mapping[str, Entry]) -> tuple[str, str]:
     """Two digests of a whole state: of the exact entries, and with numbers by kind and value whatever carries them."""
     exact = "\n".join(f"{path} {table[path].exact}" for path in sorted(table))
     loose = "\n".join(f"{path} {table[path].number or table[path].exact}" for path in sorted(table))
-    return hash_bytes(exact.encode("utf-8", "surrogatepass")), hash_bytes(loose.encode("utf-8", "surrogatepass"))
+    return _hash_text(exact), _hash_text(loose)
 
 
 def same(one: Entry, other: Entry) -> bool:
@@ -99,11 +102,11 @@ def _number(value: Json) -> str:
     if type(value) is bool:
         return f"bool {value}"
     if type(value) is int:
-        return f"int {value}"
+        return f"int {value:x}"
     if type(value) is float:
         return f"float {struct.pack('>d', value).hex()}"
     if isinstance(value, dict) and value.get(TAG) == "int":
-        return f"int {int(value['v'], 16)}"
+        return f"int {int(value['v'], 16):x}"
     if isinstance(value, dict) and value.get(TAG) == "float":
         text = value["v"]
         return f"float {text if len(text) == 16 else struct.pack('>d', float(text)).hex()}"
@@ -119,6 +122,10 @@ def _is_float(tensor: torch.Tensor) -> bool:
 def _exact(tensor: torch.Tensor) -> str:
     whole = tensor.ndim == 0 and not tensor.is_complex() and not tensor.is_floating_point()
     return _number(tensor.item()) if whole else ""
+
+
+def _hash_text(text: str) -> str:
+    return hash_bytes(text.encode("utf-8", "surrogatepass"))
 
 
 def _text(value: Json) -> str:

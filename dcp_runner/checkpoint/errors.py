@@ -32,7 +32,9 @@ class DivergedError(ValueError):
 
 @dataclass(frozen=True)
 class Failure:
-    """What went wrong on one rank. `consequence` marks an error that another rank's failure caused (a broken connection)."""
+    """What went wrong on one rank. `consequence` marks an error that another rank's failure caused (a broken
+    connection).
+    """
 
     rank: int
     host: str
@@ -44,7 +46,8 @@ class Failure:
 class CheckpointError(RuntimeError):
     """The common outcome of a failed phase: equal on all living ranks.
 
-    `phase` is the phase that failed, `failures` the ranks at fault (a silent rank is one of them), `alive` the ranks that answered.
+    `phase` is the phase that failed, `failures` the ranks at fault (a silent rank is one of them), `alive` the
+    ranks that answered.
     """
 
     def __init__(self, phase: str, failures: Sequence[Failure], alive: Sequence[int], kept: str = "") -> None:

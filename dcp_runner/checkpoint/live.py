@@ -1,7 +1,10 @@
-"""Torch's own objects as components: modules and optimizers under clean names, and what they show of how they are shared."""
+"""Torch's own objects as components: modules and optimizers under clean names, and what they show of how they are
+shared.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -14,13 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 from dcp_runner.checkpoint.component import Differences, SelfDescribing, StateComponent
 from dcp_runner.checkpoint.sharing import SharingPattern, Traits
 
+HINTED = 8
+"""Names of one kind that are told with the nearest known one."""
 PLAIN = Traits("a plain object: taken as equal on all ranks, and checked")
 
 
 class ModelState:
     """A module as a component, under the names of the module inside a DistributedDataParallel wrapper."""
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, key: str) -> None:
+        self.key = key
         self.wrapper = module
         self.module: nn.Module = module.module if isinstance(module, DistributedDataParallel) else module
 
@@ -36,11 +42,13 @@ class ModelState:
 
     def differences(self, state: dict[str, Any]) -> Differences:
         live = self.module.state_dict()
-        found = Differences([hint(name, state) for name in live if name not in state])
-        found.unexpected = [hint(name, live) for name in state if name not in live]
+        found = Differences(hints([name for name in live if name not in state], state))
+        found.unexpected = hints([name for name in state if name not in live], live)
         for name, value in live.items():
-            if isinstance(value, torch.Tensor) and isinstance(state.get(name), torch.Tensor):
-                saved = state[name]
+            saved = state.get(name, value)
+            if isinstance(value, torch.Tensor) and not isinstance(saved, torch.Tensor):
+                found.wrong.append(f"{name}: {type(saved).__name__} saved, a tensor here")
+            elif isinstance(value, torch.Tensor):
                 if saved.shape != value.shape:
                     found.wrong.append(f"{name}: shape {tuple(saved.shape)} saved, {tuple(value.shape)} here")
                 if saved.dtype != value.dtype:
@@ -58,8 +66,9 @@ class ModelState:
 class OptimizerState:
     """A torch optimizer as a component, keyed by parameter names: {"state": {name: ...}, "options": {name: ...}}.
 
-    Options are those of the parameter's group, and the group's number. Torch's own get_optimizer_state_dict is not used: it takes a step
-    where there is none, and loses options where groups change.
+    A name that two of its models have is preceded by the model's key; a parameter of no model is named by its
+    place. Options are those of the parameter's group, and the group's number. Torch's own get_optimizer_state_dict
+    is not used: it takes a step where there is none, and loses options where groups change.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, models: Sequence[ModelState]) -> None:
@@ -67,13 +76,15 @@ class OptimizerState:
         self.models = list(models)
 
     def _named(self) -> list[tuple[str, torch.Tensor, dict[str, Any], int]]:
-        """(name, parameter, group, number of the group); a parameter of no model component is named by its place."""
-        known = {key: name for model in self.models for key, name in model.names().items()}
-        return [
-            (known.get(id(parameter), f"{number}.{place}"), parameter, group, number)
+        """(name, parameter, group, number of the group)."""
+        known = {one: (model.key, name) for model in self.models for one, name in model.names().items()}
+        found = [
+            (*known.get(id(parameter), ("", f"{number}.{place}")), parameter, group, number)
             for number, group in enumerate(self.optimizer.param_groups)
             for place, parameter in enumerate(group["params"])
         ]
+        times = Counter(name for _, name, *_ in found)
+        return [(name if times[name] == 1 else f"{key}.{name}", *rest) for key, name, *rest in found]
 
     def state_dict(self) -> dict[str, Any]:
         named = self._named()
@@ -91,11 +102,13 @@ class OptimizerState:
                 self.optimizer.state[parameter] = placed
 
     def differences(self, state: dict[str, Any]) -> Differences:
+        if not {"state", "options"} <= set(state):
+            return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
         options = state["options"]
         named = self._named()
         live = {name for name, *_ in named}
-        found = Differences([hint(name, options) for name in sorted(live - set(options))])
-        found.unexpected = [hint(name, live) for name in options if name not in live]
+        found = Differences(hints(sorted(live - set(options)), options))
+        found.unexpected = hints([name for name in options if name not in live], live)
         first: dict[int, str] = {}
         for name, _, _, number in named:
             one = first.setdefault(number, name)
@@ -115,7 +128,7 @@ class OptimizerState:
 
 def adapt(components: Sequence[StateComponent]) -> list[Any]:
     """The Stateful of each component: modules and optimizers wrapped, all others as they are."""
-    models = [ModelState(c.stateful) for c in components if isinstance(c.stateful, nn.Module)]
+    models = [ModelState(c.stateful, c.key) for c in components if isinstance(c.stateful, nn.Module)]
     by_module = {id(model.wrapper): model for model in models}
     return [_adapt(component.stateful, models, by_module) for component in components]
 
@@ -139,12 +152,19 @@ def hint(name: str, known: Any) -> str:
     return f"{name} (near: {near[0]})" if near else name
 
 
+def hints(names: Sequence[str], known: Any) -> list[str]:
+    """The names, the first ones with their nearest known one; not all, because each search takes milliseconds."""
+    return [hint(name, known) for name in names[:HINTED]] + list(names[HINTED:])
+
+
 def _options(group: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key not in ("params", "param_names")}
 
 
 def _place(key: str, value: Any, parameter: torch.Tensor, group: dict[str, Any]) -> Any:
-    """On the parameter's device, in its saved dtype; the step counter stays on the CPU unless the group wants it on the device."""
+    """On the parameter's device, in its saved dtype; the step counter stays on the CPU unless the group wants it on
+    the device.
+    """
     if not isinstance(value, torch.Tensor):
         return value
     if key == "step" and not (group.get("capturable") or group.get("fused")):

@@ -83,7 +83,9 @@ def load(
     fresh: Collection[str],
     check: Check,
 ) -> LoadReport:
-    """Load all components. Raises CheckpointError on all living ranks, before any object is changed unless in phase `apply`."""
+    """Load all components. Raises CheckpointError on all living ranks, before any object is changed unless in phase
+    `apply`.
+    """
 
     def choose() -> list[str]:
         folder = find(storage, which, *best)

@@ -1,12 +1,13 @@
 """The manifest: what a checkpoint holds, who held it, and the digest of every file. Plain JSON, to be read with jq.
 
-Its first field is the digest of its own exact bytes with that field's value zeroed, so a changed byte anywhere is noticed.
-It holds no absolute path: a checkpoint can be moved or copied.
+Its first field is the digest of its own exact bytes with that field's value zeroed, so a changed byte anywhere is
+noticed. It holds no absolute path: a checkpoint can be moved or copied.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -21,7 +22,9 @@ _HEAD = '{\n  "digest": "'
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size in bytes and digest: of a tensor file its header's (which holds those of the data), of another file the whole's."""
+    """Size in bytes and digest: of a tensor file its header's (which holds those of the data), of another file the
+    whole's.
+    """
 
     size: int
     digest: str
@@ -38,7 +41,9 @@ class CopyRecord:
 
 @dataclass(frozen=True)
 class ComponentRecord:
-    """One component: how it was shared and why, how it was checked, its bytes (each copy once) and its copies by name."""
+    """One component: how it was shared and why, how it was checked, its bytes (each copy once) and its copies by
+    name.
+    """
 
     sharing: str
     reason: str
@@ -61,6 +66,7 @@ class CheckpointManifest:
     components: Mapping[str, ComponentRecord]
     files: Mapping[str, FileRecord]
     metrics: Mapping[str, float] = field(default_factory=dict)
+    """As recorded at the save; in the file one that is not finite stands as text, because JSON has no NaN."""
     config: str = ""
     """Hash of the run's configuration."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -77,7 +83,7 @@ class CheckpointManifest:
             "attempt": self.attempt,
             "created": self.created,
             "config": self.config,
-            "metrics": dict(self.metrics),
+            "metrics": {k: v if math.isfinite(v) else str(v) for k, v in self.metrics.items()},
             "versions": dict(self.versions),
             "world_size": self.world_size,
             "axes": dict(self.axes),
@@ -91,7 +97,7 @@ class CheckpointManifest:
 
     @classmethod
     def parse(cls, data: bytes, hash_bytes: Callable[[bytes], str]) -> CheckpointManifest:
-        """The inverse. Raises IntegrityError for altered bytes, a newer format, or a file name that leads elsewhere."""
+        """The inverse. Raises IntegrityError for altered bytes, a newer format, names of files elsewhere or nowhere."""
         start = len(_HEAD)
         digest = data[start : start + len(ZERO)]
         zeroed = data[:start] + ZERO.encode() + data[start + len(ZERO) :]
@@ -105,8 +111,13 @@ class CheckpointManifest:
         for name in plain["files"]:
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise IntegrityError(f"checkpoint_manifest.json: file name {name!r} leads out of the checkpoint")
+        for record in plain["components"].values():
+            lost = [name for copy in record["copies"].values() for name in copy["files"] if name not in plain["files"]]
+            if lost:
+                raise IntegrityError(f"checkpoint_manifest.json: {lost[0]!r} is not in its list of files")
         del plain["digest"]
         plain["nodes"] = tuple(ranks_of(node) for node in plain["nodes"])
+        plain["metrics"] = {k: float(v) if isinstance(v, str) else v for k, v in plain["metrics"].items()}
         plain["files"] = {name: FileRecord(**record) for name, record in plain["files"].items()}
         plain["components"] = {key: _component_of(record) for key, record in plain["components"].items()}
         return cls(**plain)

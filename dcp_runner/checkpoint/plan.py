@@ -1,4 +1,6 @@
-"""Who writes which part of a copy, and which copy a rank loads. Pure: every rank derives the same plan from the topology alone."""
+"""Who writes which part of a copy, and which copy a rank loads. Pure: every rank derives the same plan from the
+topology alone.
+"""
 
 from __future__ import annotations
 
@@ -39,12 +41,13 @@ def large(sizes: Mapping[str, int]) -> dict[str, int]:
 
 
 def split(key: str, copy: Copy, sizes: Mapping[str, int], turn: int = 0) -> tuple[Part, ...]:
-    """Share the large tensors of a copy out between its writers, the largest first to the least loaded (Graham's LPT rule).
+    """Share the large tensors of a copy out between its writers, the largest first to the least loaded (Graham's
+    LPT rule).
 
     `sizes` are bytes by tensor name. `turn` lets the small components begin with different writers.
     """
     big = large(sizes)
-    count = max(1, min(len(copy.writers), sum(big.values()) // MIN_PART))
+    count = max(1, min(len(copy.writers), len(big), sum(big.values()) // MIN_PART))
     loads, names = [0] * count, [[] for _ in range(count)]  # type: tuple[list[int], list[list[str]]]
     for name in sorted(big, key=lambda name: (-big[name], name)):
         part = loads.index(min(loads))
@@ -63,14 +66,17 @@ def split(key: str, copy: Copy, sizes: Mapping[str, int], turn: int = 0) -> tupl
 
 @dataclass(frozen=True)
 class Source:
-    """Where a live copy gets its state from: a saved copy's name, or None (it starts afresh); and what that is called."""
+    """Where a live copy gets its state from: a saved copy's name, or None (it starts afresh); and what that is
+    called.
+    """
 
     copy: str | None
     action: str
 
 
 def sources(saved: Sequence[str], live: Iterable[str], policy: OnMissingCopy) -> dict[str, Source]:
-    """For every live copy the saved copy to load. The policy decides for the whole component, so that no two ranks are treated differently.
+    """For every live copy the saved copy to load. The policy decides for the whole component, so that no two ranks
+    are treated differently.
 
     Raises ValueError, naming missing and superfluous copies, where they differ and the policy is `error`.
     """

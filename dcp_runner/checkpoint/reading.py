@@ -1,7 +1,11 @@
-"""Committed checkpoints seen from one process: which there are, whether they are whole, and their files. Needs no ranks and no live objects."""
+"""Committed checkpoints seen from one process: which there are, whether they are whole, and their files. Needs no
+ranks and no live objects.
+"""
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,9 +34,11 @@ def read_manifest(folder: Path) -> bytes:
 def check_whole(folder: Path) -> CheckpointManifest:
     """The manifest, if the folder holds exactly the files that it lists, in the right sizes. Contents are not read.
 
-    Raises IntegrityError that names every missing, extra and wrongly sized file.
+    Raises IntegrityError that names every missing, extra and wrongly sized file, and for the folder of another step.
     """
     manifest = parse_manifest(read_manifest(folder))
+    if re.fullmatch(r"checkpoint-\d+", folder.name) and folder.name != f"checkpoint-{manifest.step}":
+        raise IntegrityError(f"{folder.name}: its manifest is that of step {manifest.step}")
     found, listed = listing(folder), {name: record.size for name, record in manifest.files.items()}
     problems = [f"{name} is missing" for name in listed if name not in found]
     problems += [f"{name} is not listed in the manifest" for name in found if name not in listed]
@@ -85,7 +91,10 @@ def whole_checkpoints(storage: Storage) -> tuple[list[tuple[int, CheckpointManif
 
 
 def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["min", "max"]) -> Path:
-    """The folder that `latest`, `best`, a step or a path means. Raises FileNotFoundError that says what is there instead."""
+    """The folder that `latest`, `best`, a step or a path means; of equally good ones the newest is the best.
+
+    Raises FileNotFoundError that says what is there instead.
+    """
     if isinstance(which, int) or str(which).isdigit():
         folder = storage.path(int(str(which)))
         if not folder.is_dir():
@@ -102,10 +111,12 @@ def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["
         raise FileNotFoundError(f"there is no checkpoint in {storage.root}{told}")
     if which == "latest":
         return storage.path(good[-1][0])
-    scored = [(manifest.metrics[metric], step) for step, manifest in good if metric in manifest.metrics]
+    sign = 1 if mode == "min" else -1
+    told_by = {step: manifest.metrics[metric] for step, manifest in good if metric in manifest.metrics}
+    scored = [(sign * value, -step) for step, value in told_by.items() if not math.isnan(value)]
     if not scored:
         raise FileNotFoundError(f"no checkpoint in {storage.root} has the metric {metric!r}{told}")
-    return storage.path((min if mode == "min" else max)(scored)[1])
+    return storage.path(-min(scored)[1])
 
 
 def _steps(storage: Storage) -> str:

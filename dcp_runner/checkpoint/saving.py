@@ -82,11 +82,13 @@ def save(
     metrics: Mapping[str, float],
     config: str,
 ) -> Path:
-    """Save all components; the path of the committed checkpoint, on every rank. Raises CheckpointError on all living ranks."""
+    """Save all components; the path of the committed checkpoint, on every rank. Raises CheckpointError on all
+    living ranks.
+    """
     staging, watch = storage.staging(step, attempt), Stopwatch()
     try:
-        comm.agree("plan", lambda: storage.begin(step, attempt) if comm.rank == 0 else None)
-        staged = comm.agree("plan", lambda: _take_apart(bound))
+        first = comm.from_first("plan", lambda: _begin(storage, step, attempt))
+        staged = comm.agree("plan", lambda: _take_apart(bound, step, first))
         watch.lap("plan")
         comm.agree("stage", lambda: _digest(staged))
         watch.lap("stage")
@@ -106,13 +108,20 @@ def save(
         comm.agree("commit", lambda: storage.commit(step, attempt) if comm.rank == 0 else None)
         return storage.path(step)
     except CheckpointError as error:
-        if comm.rank == min(error.alive):
+        if comm.rank in (0, min(error.alive)):  # rank 0 too, because it makes the folder, and may do so late
             with contextlib.suppress(OSError):  # the failure is what matters; the next start sweeps
                 storage.discard(staging)
         raise
 
 
-def _take_apart(bound: Sequence[Bound]) -> list[Staged]:
+def _begin(storage: Storage, step: int, attempt: str) -> int:
+    storage.begin(step, attempt)
+    return step
+
+
+def _take_apart(bound: Sequence[Bound], step: int, first: int) -> list[Staged]:
+    if step != first:
+        raise ValueError(f"this rank saves step {step}, and rank 0 saves step {first}")
     staged, refused = [], []
     for turn, one in enumerate(bound):
         try:

@@ -1,7 +1,7 @@
 """How a component of the training state is shared between ranks, and how that is decided.
 
-A sharing pattern is the name of the group of ranks that hold one copy. Below `resolve` nobody asks which pattern it was: the
-topology turns a `Sharing` into copies, and everything else loops over copies.
+A sharing pattern is the name of the group of ranks that hold one copy. Below `resolve` nobody asks which pattern it
+was: the topology turns a `Sharing` into copies, and everything else loops over copies.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ class SharingPattern(StrEnum):
     PER_RANK = "per_rank"
     """A copy for each rank."""
     PER_GROUP = "per_group"
-    """A copy for each group of ranks that differ only along the named mesh axes; equal inside a group, which is checked."""
+    """A copy for each group of ranks that differ only along the named mesh axes; equal inside a group, which is
+    checked.
+    """
     PER_NODE = "per_node"
     """A copy for each node; the node's first rank has the authority."""
 
@@ -81,8 +83,9 @@ def parse_sharing(text: str) -> Sharing:
 def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
     """Decide the sharing of one component.
 
-    `declared` is the user's text or `auto`; `axes` are the topology's mesh axes. A declaration wins; `auto` spans every axis
-    along which the object does not vary. Raises ValueError for a declaration that does not parse or names an unknown axis.
+    `declared` is the user's text or `auto`; `axes` are the topology's mesh axes. A declaration wins; `auto` spans
+    every axis along which the object does not vary. Raises ValueError for a declaration that does not parse or
+    names an unknown axis.
     """
     if declared != AUTO:
         sharing = parse_sharing(declared)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,6 +42,23 @@ class Storage:
         matches = (re.fullmatch(r"checkpoint-(\d+)", entry.name) for entry in self.root.iterdir() if entry.is_dir())
         return sorted(int(match[1]) for match in matches if match)
 
+    def leave_mark(self) -> str:
+        """Make the root and a file in it, for the other ranks to see; its name."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        mark = f".mark-{os.getpid()}-{os.urandom(4).hex()}"
+        (self.root / mark).touch()
+        return mark
+
+    def see_mark(self, mark: str) -> None:
+        """Raises OSError where this rank does not see rank 0's file, or may not write beside it."""
+        if not (self.root / mark).exists():
+            raise FileNotFoundError(
+                f"{self.root} is not the folder that rank 0 sees: it is on a disk of this node alone; "
+                "set checkpoint.root or hydra.run.dir to a file system that all nodes share"
+            )
+        if not os.access(self.root, os.W_OK):
+            raise PermissionError(f"{self.root} cannot be written by this rank")
+
     def begin(self, step: int, attempt: str) -> None:
         """Make the staging folder. Raises FileExistsError where the step is committed already."""
         if self.path(step).exists():
@@ -52,8 +70,12 @@ class Storage:
         self.staging(step, attempt).mkdir()
 
     def write(self, path: Path, buffers: Iterable[bytes | memoryview]) -> int:
-        """Write a new file and flush it to the disk, its folder too. Gives its size in bytes."""
-        path.parent.mkdir(exist_ok=True)
+        """Write a new file and flush it to the disk, its folder too. Gives its size in bytes.
+
+        Makes folders inside the staging folder, but never that itself: where it was discarded, a late writer must fail.
+        """
+        if path.parent.parent != self.root:
+            path.parent.mkdir(exist_ok=True)
         with path.open("xb") as file:
             for buffer in buffers:
                 file.write(buffer)
@@ -79,15 +101,19 @@ class Storage:
 
     def discard(self, folder: Path) -> None:
         """Remove a folder: first its name, then what it holds, so that a late writer finds nothing to rename."""
-        trash = folder.with_name(f".trash-{os.getpid()}-{folder.name.lstrip('.')}")
+        trash = folder.with_name(f".trash-{uuid.uuid4().hex}-{folder.name.lstrip('.')}")
         if folder.exists():
             os.rename(folder, trash)
             shutil.rmtree(trash, ignore_errors=True)
 
     def sweep(self) -> None:
         """Remove what earlier attempts left half-written."""
-        for leftover in [*self.root.glob(".staging-*"), *self.root.glob(".trash-*")]:
+        for leftover in self.root.glob(".staging-*"):
+            self.discard(leftover)
+        for leftover in self.root.glob(".trash-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        for mark in self.root.glob(".mark-*"):
+            mark.unlink(missing_ok=True)
 
     def retire(self, above: int, attempt: str) -> list[int]:
         """Rename all checkpoints above a step out of the way; gives their steps."""
@@ -109,7 +135,8 @@ class Storage:
 def listing(folder: Path) -> dict[str, int]:
     """Relative path -> size of every file in a checkpoint but its manifest.
 
-    Raises IntegrityError for whatever is no regular file or folder: nothing that leads out of the checkpoint is followed.
+    Raises IntegrityError for whatever is no regular file or folder: nothing that leads out of the checkpoint is
+    followed.
     """
     sizes: dict[str, int] = {}
     for parent, folders, files in os.walk(folder):

@@ -7,13 +7,15 @@ The header's `__metadata__` has the key `dcp_runner`, a JSON object:
      "tensors": {"w": {"blocks": ["<32 hex>", ...]},       digests of 4 MiB each; and, where the data is stored as bytes
                  "z": {"blocks": [...], "dtype": "complex128", "shape": [2]}}}
 
-The manifest holds the digest of the header, and the header the digests of the data, so every byte is covered and any part can be checked alone.
+The manifest holds the digest of the header, and the header the digests of the data, so every byte is covered and
+any part can be checked alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -85,7 +87,8 @@ class Stored:
 class TensorFile:
     """A file opened for reading; a context manager.
 
-    `name` is the path inside the checkpoint, for messages. Raises IntegrityError, on opening or on reading, where a byte is not what was written.
+    `name` is the path inside the checkpoint, for messages. Raises IntegrityError, on opening or on reading, where a
+    byte is not what was written.
     """
 
     def __init__(self, path: Path, name: str, *, size: int, digest: str) -> None:
@@ -94,7 +97,10 @@ class TensorFile:
             self._file: BufferedReader = path.open("rb")
         except OSError as error:
             raise IntegrityError(f"{name}: cannot be opened: {error.strerror}") from error
-        self._data, self.about, self.tensors = self._open(path.stat().st_size, size, digest)
+        with ExitStack() as on_failure:
+            on_failure.callback(self._file.close)
+            self._data, self.about, self.tensors = self._open(path.stat().st_size, size, digest)
+            on_failure.pop_all()
 
     def __enter__(self) -> TensorFile:
         return self

@@ -1,4 +1,6 @@
-"""Who holds what, as plain integers: world size, mesh axes, ranks of each node, and the copies that a sharing makes of them."""
+"""Who holds what, as plain integers: world size, mesh axes, ranks of each node, and the copies that a sharing makes
+of them.
+"""
 
 from __future__ import annotations
 
@@ -37,8 +39,8 @@ class Copy:
 class Topology:
     """World size, named mesh axes (outermost first) and the ranks of each node.
 
-    `axes` maps axis name to degree; their product is the world size. Without axes all ranks are data-parallel (`dp`). Without
-    `nodes` all ranks are on one node. Raises ValueError where these contradict each other.
+    `axes` maps axis name to degree; their product is the world size. Without axes all ranks are data-parallel
+    (`dp`). Without `nodes` all ranks are on one node. Raises ValueError where these contradict each other.
     """
 
     world_size: int
@@ -69,7 +71,9 @@ class Topology:
         return {name: place[name] for name in self.mesh}
 
     def index(self, rank: int, axes: Sequence[str]) -> tuple[int, int]:
-        """(index, size) of the rank among the places of `axes` taken together, as a data-parallel index over dp and fsdp."""
+        """(index, size) of the rank among the places of `axes` taken together, as a data-parallel index over dp and
+        fsdp.
+        """
         place, index, size = self.coordinates(rank), 0, 1
         for name, degree in self.mesh.items():
             if name in axes:
@@ -106,8 +110,9 @@ class Topology:
     def from_env(cls, env: Mapping[str, str] | None = None, **axes: int) -> Topology:
         """The topology of a process started by torchrun, srun, or nobody (one rank).
 
-        Reads RANK's companions WORLD_SIZE and LOCAL_WORLD_SIZE, else SLURM_NTASKS and SLURM_STEP_TASKS_PER_NODE. `axes` are degrees
-        by name, in mesh order; one may be -1 (what is left). Raises ValueError where they do not multiply to the world size.
+        Reads RANK's companions WORLD_SIZE and LOCAL_WORLD_SIZE, else SLURM_NTASKS and SLURM_STEP_TASKS_PER_NODE.
+        `axes` are degrees by name, in mesh order; one may be -1 (what is left). Raises ValueError where they do not
+        multiply to the world size.
         """
         env = os.environ if env is None else env
         if "WORLD_SIZE" in env:
@@ -128,7 +133,7 @@ class Topology:
 
 def fill_degrees(axes: Mapping[str, int], world: int) -> dict[str, int]:
     """Replace the one degree that is -1 by what is left of the world size."""
-    known = prod(degree for degree in axes.values() if degree != -1)
+    known = max(1, prod(degree for degree in axes.values() if degree != -1))
     return {name: max(1, world // known) if degree == -1 else degree for name, degree in axes.items()}
 
 

@@ -1,7 +1,7 @@
 """State trees as data: a JSON skeleton with typed values, and named tensors. No pickle, no import by a stored name.
 
-Plain JSON carries None, bool, str, small ints, ordinary floats, lists and dicts with text keys. What JSON lacks is an object with
-the key `$` (a user's dict that has this key is written as pairs):
+Plain JSON carries None, bool, str, small ints, ordinary floats, lists and dicts with text keys. What JSON lacks is
+an object with the key `$` (a user's dict that has this key is written as pairs):
 
     {"$": "tensor"}                          the tensor named by its path; "v" holds the name where it is tied to another one
     {"$": "int", "v": "0x..."}               beyond 2**53
@@ -15,7 +15,8 @@ the key `$` (a user's dict that has this key is written as pairs):
     {"$": "ndarray", "dtype": "<f4", ...}    the tensor named by its path
     {"$": "npscalar", "dtype": "<f4", "v": hex of the bytes}
 
-A path is written as a JSON pointer (RFC 6901) without its first slash; a key that is not text stands as `~2` and its JSON text.
+A path is written as a JSON pointer (RFC 6901) without its first slash; a key that is not text stands as `~2` and
+its JSON text.
 """
 
 from __future__ import annotations
@@ -41,6 +42,8 @@ TAG = "$"
 ROOT = "~"
 """Path of the state itself; no step of a path looks like it."""
 EXACT_INT = 2**53
+DEEPEST = 100
+"""Containers inside each other; deeper states would exhaust Python's stack, here or when they are read."""
 FACTORIES: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -98,6 +101,8 @@ class _Flattener:
         """JSON of one value; tensors and scalars are noted by path on the way."""
         if id(value) in self._above:
             return self._refuse(path, "contains itself")
+        if len(self._above) > DEEPEST:
+            return self._refuse(path, f"nested more than {DEEPEST} levels deep")
         encode = _ENCODERS.get(type(value))
         if encode is None and isinstance(value, torch.Tensor):
             encode = _Flattener.tensor
@@ -168,6 +173,8 @@ class _Flattener:
         if metadata is not None:
             extra["metadata"] = self._aside(metadata, path)
         keys = [self._aside(key, path) for key in value]
+        if len({join(path, key) for key in value}) < len(value):
+            return self._refuse(path, "two keys that look the same (NaN)")
         self.flat.values[path] = {TAG: kind, **extra}
         self._above.append(id(value))
         items = [self.value(item, join(path, key)) for key, item in value.items()]
@@ -247,6 +254,8 @@ def _why_not(tensor: torch.Tensor) -> str | None:
     """Why a tensor cannot be stored, or None."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
         return f"type {type(tensor).__module__}.{type(tensor).__qualname__}"
+    if tensor.is_nested:
+        return "nested tensor; store its parts"
     if tensor.layout is not torch.strided:
         return f"tensor of layout {tensor.layout}; make it dense first"
     if (

@@ -1,4 +1,6 @@
-"""Putting a state tree together again from its skeleton. The kinds are a closed table: nothing named in a checkpoint is imported."""
+"""Putting a state tree together again from its skeleton. The kinds are a closed table: nothing named in a
+checkpoint is imported.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +23,9 @@ DICTS = ("dict", "OrderedDict", "Counter", "defaultdict")
 def unflatten(skeleton: Json, tensors: Callable[[str], torch.Tensor], live: Any = None) -> Any:
     """Put a state together again.
 
-    `tensors` gives the tensor of a path. `live` is the state that is being replaced: an enum's type is taken from the value at the same path.
-    Raises MismatchError with the paths of enums that have no live counterpart and of tags that this version does not know.
+    `tensors` gives the tensor of a path. `live` is the state that is being replaced: an enum's type is taken from
+    the value at the same path. Raises MismatchError with the paths of enums that have no live counterpart and of
+    tags that this version does not know.
     """
     builder = _Builder(tensors)
     state = builder.value(skeleton, ROOT, live)
@@ -81,7 +84,12 @@ class _Builder:
         if not isinstance(live, Enum):
             self.problems.append(f"{path}: an enum was saved here, and the live state has no enum to tell its type")
             return None
-        return type(live)(self.value(inner, path, None))
+        value = self.value(inner, path, None)
+        try:
+            return type(live)(value)
+        except ValueError:
+            self.problems.append(f"{path}: {value!r} was saved, which is no value of {type(live).__qualname__}")
+            return None
 
     def _ndarray(self, value: dict[str, Json], path: str) -> Any:
         tensor = self.tensors(path)

@@ -1,7 +1,9 @@
-"""Are the holders of a copy equal? One small exchange where they are; where they are not, as much as the level can tell.
+"""Are the holders of a copy equal? One small exchange where they are; where they are not, as much as the level can
+tell.
 
-Every holder sends one digest of each component (16 bytes, whatever its size), and every rank judges all copies alike. Only a
-difference costs more: `tensor` then compares the digests of all leaves, `full` also the values of the differing ones, in bounded memory.
+Every holder sends one digest of each component (16 bytes, whatever its size), and every rank judges all copies
+alike. Only a difference costs more: `tensor` then compares the digests of all leaves, `full` also the values of the
+differing ones, in bounded memory.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from dcp_runner.checkpoint.config import Validation
 from dcp_runner.checkpoint.digest import Entry, entries, hash_bytes, same, total
 from dcp_runner.checkpoint.errors import DivergedError, rank_text
 from dcp_runner.checkpoint.plan import large
-from dcp_runner.checkpoint.topology import Copy
+from dcp_runner.checkpoint.topology import Copy, Topology
 from dcp_runner.checkpoint.values import compare_values
 
 if TYPE_CHECKING:
@@ -26,9 +28,11 @@ TOLD = 8
 
 
 def verify(staged: Sequence[Staged], comm: Comm) -> None:
-    """Compare the holders of every copy. Raises CheckpointError on all ranks, from a DivergedError on each odd one out.
+    """Compare the holders of every copy. Raises CheckpointError on all ranks, from a DivergedError on each odd one
+    out.
 
-    Even at level `none` the holders must agree on the names and sizes of large tensors, because they share out the writing.
+    Even at level `none` the holders must agree on the names and sizes of large tensors, because they share out the
+    writing.
     """
     tables = {one.bound.key: entries(one.flat, one.digests) for one in staged}
     mine = {one.bound.key: [*total(tables[one.bound.key]), _outline(one)] for one in staged}
@@ -43,12 +47,37 @@ def verify(staged: Sequence[Staged], comm: Comm) -> None:
     comm.agree("verify", raise_own)
 
 
+def verify_declared(bound: Sequence[Bound], topology: Topology, comm: Comm) -> None:
+    """Compare what the ranks have declared: topology, components, their order. Raises CheckpointError on all ranks.
+
+    Every rank plans for all of them from it, so a difference would lose data or wait for ever.
+    """
+    mine = {"the topology": f"{topology.mesh}, nodes {topology.nodes}"}
+    mine |= {f"component {one.key!r}": f"number {number}, {one.outline}" for number, one in enumerate(bound, 1)}
+    everyone = comm.exchange("open", mine)
+    found = []
+    for subject in sorted({subject for told in everyone for subject in told}):
+        labels = [told.get(subject, "absent") for told in everyone]
+        odd = odd_ones(list(enumerate(labels)))
+        if comm.rank in odd and len(set(labels)) > 1:
+            other = next(label for label in labels if label != labels[comm.rank])
+            found.append(f"{subject} is not declared alike on all ranks: {labels[comm.rank]} here, {other} elsewhere")
+
+    def raise_own() -> None:
+        if found:
+            raise ValueError("; ".join(found))
+
+    comm.agree("open", raise_own)
+
+
 def _outline(one: Staged) -> str:
     return hash_bytes(repr(sorted(large(one.sizes).items())).encode("utf-8", "surrogatepass"))
 
 
 def _suspicious(bound: Bound, told: Sequence[Sequence[str]]) -> bool:
-    """Whether any copy's holders differ in what is compared: exact digest, or only the outline where nothing is checked."""
+    """Whether any copy's holders differ in what is compared: exact digest, or only the outline where nothing is
+    checked.
+    """
     parts = slice(0, 1) if bound.checked else slice(2, 3)
     return any(
         len({tuple(told[rank][parts]) for rank in copy.holders}) > 1 for copy in bound.copies if len(copy.writers) > 1
@@ -58,7 +87,9 @@ def _suspicious(bound: Bound, told: Sequence[Sequence[str]]) -> bool:
 def _examine(
     one: Staged, table: Mapping[str, Entry], everyone: Sequence[Mapping[str, Sequence[str]]], comm: Comm
 ) -> list[str]:
-    """What this rank has to say about a component whose holders differ: nothing, if it is with the majority. Called by all ranks."""
+    """What this rank has to say about a component whose holders differ: nothing, if it is with the majority. Called
+    by all ranks.
+    """
     bound, copy = one.bound, one.bound.mine
     whole = {rank: everyone[rank][bound.key] for rank in copy.holders}
     if not bound.checked:
@@ -68,9 +99,10 @@ def _examine(
     leaves = {rank: {path: Entry(*entry) for path, entry in told[rank].items()} for rank in copy.holders}
     differing = disagreements(leaves)
     if bound.level is Validation.quick:
-        odd = odd_ones([(rank, told[0]) for rank, told in whole.items()]) if differing else ()
+        odd = tuple(sorted({rank for ranks in differing.values() for rank in ranks}))
         return [_message(bound, copy, odd, "")] if comm.rank in odd else []
-    values = compare_values(one.bound.copies, one.bound.mine, one.flat.tensors, differing, comm) if bound.level is Validation.full else {}
+    full = bound.level is Validation.full
+    values = compare_values(bound.copies, copy, one.flat.tensors, differing, comm) if full else {}
     own = {path: odd for path, odd in differing.items() if comm.rank in odd}
     if not own:
         return []
@@ -81,7 +113,9 @@ def _examine(
 
 
 def disagreements(leaves: Mapping[int, Mapping[str, Entry]]) -> dict[str, tuple[int, ...]]:
-    """Path -> odd ranks out, for the paths at which the holders' entries are not all the same. A missing path differs from any."""
+    """Path -> odd ranks out, for the paths at which the holders' entries are not all the same. A missing path
+    differs from any.
+    """
     found: dict[str, tuple[int, ...]] = {}
     for path in sorted({path for table in leaves.values() for path in table}):
         seen: list[Entry | None] = []

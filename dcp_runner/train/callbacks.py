@@ -1,4 +1,6 @@
-"""Callbacks: a user's code at fixed places of the loop. One with `state_dict` and `load_state_dict` is saved and restored, by its name."""
+"""Callbacks: a user's code at fixed places of the loop. One with `state_dict` and `load_state_dict` is saved and
+restored, by its name.
+"""
 
 from __future__ import annotations
 

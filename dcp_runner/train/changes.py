@@ -1,4 +1,6 @@
-"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and what comes of it."""
+"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and what
+comes of it.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ def _effect(key: str, override: Collection[str]) -> str:
 
 
 def _flat(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping) and node:
+    if isinstance(node, Mapping):
         for key, value in node.items():
             yield from _flat(value, f"{path}.{key}" if path else str(key))
     else:

@@ -76,7 +76,9 @@ class ResourcesConfig:
 
 @dataclass(kw_only=True)
 class DataConfig:
-    """Two data sets and how they are fed to the ranks. A data set has `__len__` and `__getitem__(i) -> (inputs, targets)`."""
+    """Two data sets and how they are fed to the ranks. A data set has `__len__` and `__getitem__(i) -> (inputs,
+    targets)`.
+    """
 
     train: dict[str, Any] = field(default_factory=dict)
     """The training set: a `_target_` and its arguments."""
@@ -94,7 +96,9 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay down to `min_ratio` at `trainer.max_steps`."""
+    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay down to `min_ratio` at
+    `trainer.max_steps`.
+    """
 
     decay: Decay = Decay.cosine
     """constant, cosine or linear."""

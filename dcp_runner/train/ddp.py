@@ -29,9 +29,11 @@ class DataParallel(Strategy):
         return model.no_sync()
 
     def warm_up(self, model: nn.Module, batch: Batch, loss: Loss) -> None:
-        """One throw-away forward and backward: DDP rebuilds its buckets after the first, and from then on sums in another order.
+        """One throw-away forward and backward: DDP rebuilds its buckets after the first, and from then on sums in
+        another order.
 
-        Without this, the first steps after a resume on 3 or more ranks differ from those of the uninterrupted run in the last bits.
+        Without this, the first steps after a resume on 3 or more ranks differ from those of the uninterrupted run
+        in the last bits.
         """
         buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
         self.step(model, [batch], loss)

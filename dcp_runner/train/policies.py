@@ -41,7 +41,8 @@ def superfluous(
 ) -> list[int]:
     """Steps of the checkpoints that no rule keeps, ascending; `metrics_of` has all committed ones.
 
-    The newest always stays, and so does what is protected (the source of the resume). Of equally good ones the newest is kept.
+    The newest always stays, and so does what is protected (the source of the resume). Of equally good ones the
+    newest is kept.
     """
     steps = sorted(metrics_of)
     if keep.last is None or not steps:

@@ -1,4 +1,6 @@
-"""What to continue from. An explicit wish is fulfilled or an error; only `auto` and `must` choose, and they say what they passed over."""
+"""What to continue from. An explicit wish is fulfilled or an error; only `auto` and `must` choose, and they say
+what they passed over.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
     if wish.what == "never":
         if steps:
             raise ResumeError(
-                f"resume=never, but {coordinator.storage.root} has checkpoints {steps}; give another name, or resume=auto"
+                f"resume=never, but {coordinator.storage.root} has checkpoints {steps}; "
+                "give another name, or resume=auto"
             )
         return None
     if wish.what in ("auto", "must"):
@@ -54,7 +57,9 @@ def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
 
 
 def _newest_sound(wish: Wish, coordinator: CheckpointCoordinator, steps: Sequence[int]) -> LoadReport | None:
-    """The newest checkpoint whose every byte is as written. A damaged one is passed over, loudly; any other error stands."""
+    """The newest checkpoint whose every byte is as written. A damaged one is passed over, loudly; any other error
+    stands.
+    """
     damaged: CheckpointError | None = None
     for step in reversed(steps):
         try:
@@ -88,6 +93,7 @@ def _checkpoint_in(folder: Path) -> Path:
     root = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     if not root.is_dir():
         raise FileNotFoundError(
-            f"resume={folder}: no such folder; expected a run folder, a checkpoint-N, a step, latest, best, auto, must or never"
+            f"resume={folder}: no such folder; "
+            "expected a run folder, a checkpoint-N, a step, latest, best, auto, must or never"
         )
     return find(Storage(root), "latest", "", "min")

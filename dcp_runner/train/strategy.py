@@ -55,5 +55,7 @@ class Strategy(ABC):
         return loss(model(inputs), targets)
 
     def warm_up(self, model: nn.Module, batch: Batch, loss: Loss) -> None:
-        """Whatever must have happened once before a state is loaded, so that a resumed run computes as an uninterrupted one."""
+        """Whatever must have happened once before a state is loaded, so that a resumed run computes as an
+        uninterrupted one.
+        """
         return None

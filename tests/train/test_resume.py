@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,67 +48,92 @@ def stop_after(step: int, ranks: list[int], folder: Path, signum: int) -> dict[s
     }
 
 
-def parted_equals_whole(tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    options = options | {"checkpoint__every_steps": None}
-    assert run(whole, world, **options) == [0] * world
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, dict[str, Any]], Path]:
+    """The folder of the uninterrupted run on so many ranks; each is made once."""
+    made: dict[str, Path] = {}
+
+    def folder_of(world: int, options: dict[str, Any]) -> Path:
+        key = repr((world, sorted(options.items())))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp("whole")
+            assert run(made[key], world, **options, checkpoint__every_steps=None) == [0] * world
+        return made[key]
+
+    return folder_of
+
+
+Whole = Callable[[int, dict[str, Any]], Path]
+
+
+def stopped_equals_whole(whole: Whole, parted: Path, world: int, cut: int, options: dict[str, Any]) -> None:
+    """SIGTERM to one rank: all save at the next step boundary and leave; the run goes on from there."""
+    never = {"checkpoint__every_steps": None}
     stopping = stop_after(cut, [world - 1], parted, signal.SIGTERM)
-    assert run(parted, world, **options, **stopping) == [128 + signal.SIGTERM] * world
+    assert run(parted, world, **options, **never, **stopping) == [128 + signal.SIGTERM] * world
     assert [path.name for path in (parted / "checkpoints").glob("checkpoint-*")] == [f"checkpoint-{cut}"]
-    assert run(parted, world, **options) == [0] * world
-    same_ends(whole, parted)
+    assert run(parted, world, **options, **never) == [0] * world
+    same_ends(whole(world, options), parted)
 
 
-@pytest.mark.parametrize("cut", [MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION])
-def test_single(tmp_path: Path, cut: int) -> None:
-    parted_equals_whole(tmp_path, 1, cut, SINGLE)
+def killed_equals_whole(whole: Whole, parted: Path, world: int, at: int, options: dict[str, Any]) -> None:
+    """SIGKILL one rank at a step; the run goes on from the last commit and makes the lost steps again, alike."""
+    often = {"checkpoint__every_steps": 2}
+    codes = run(parted, world, **options, **often, **stop_after(at, [world - 1], parted, signal.SIGKILL))
+    assert codes[-1] == -signal.SIGKILL and 0 not in codes
+    assert run(parted, world, **options, **often) == [0] * world
+    same_ends(whole(world, options), parted)
+
+
+CUTS = [MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION]
+EVERY_WAY = pytest.mark.parametrize(
+    ("world", "options"),
+    [
+        pytest.param(world, options, id=f"{world}-{name}")
+        for name, options, worlds in (
+            ("central", CENTRAL, (1, 2, 4)),
+            ("independent", INDEPENDENT, (2, 4)),
+            ("accumulate", ACCUMULATE, (1, 4)),
+            ("workers", WORKERS, (1, 4)),
+            ("central-workers", CENTRAL | {"data__workers": 1}, (2,)),
+            ("bf16", CENTRAL | {"trainer__precision": "bf16"}, (4,)),
+        )
+        for world in worlds
+    ],
+)
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_single(whole: Whole, tmp_path: Path, cut: int) -> None:
+    stopped_equals_whole(whole, tmp_path, 1, cut, SINGLE)
 
 
 @pytest.mark.parametrize("cut", [MIDDLE, END])
 @pytest.mark.parametrize("options", [CENTRAL, INDEPENDENT], ids=["central", "independent"])
-def test_four_ranks(tmp_path: Path, cut: int, options: dict[str, Any]) -> None:
+def test_four_ranks(whole: Whole, tmp_path: Path, cut: int, options: dict[str, Any]) -> None:
     """Four, because the sum of two numbers does not depend on their order."""
-    parted_equals_whole(tmp_path, 4, cut, options)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("cut", [MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION])
-@pytest.mark.parametrize(
-    "options",
-    [CENTRAL, INDEPENDENT, ACCUMULATE, WORKERS, CENTRAL | {"trainer__precision": "bf16"}],
-    ids=["central", "independent", "accumulate", "workers", "bf16"],
-)
-def test_everywhere(tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
-    parted_equals_whole(tmp_path, world, cut, options)
-
-
-def killed_equals_whole(tmp_path: Path, world: int, at: int, options: dict[str, Any]) -> None:
-    """SIGKILL one rank at a step; the run goes on from the last commit and makes the lost steps again, alike."""
-    whole, parted = tmp_path / "whole", tmp_path / "parted"
-    options = options | {"checkpoint__every_steps": 2}
-    assert run(whole, world, **options) == [0] * world
-    codes = run(parted, world, **options, **stop_after(at, [world - 1], parted, signal.SIGKILL))
-    assert codes[-1] == -signal.SIGKILL and 0 not in codes
-    assert run(parted, world, **options) == [0] * world
-    same_ends(whole, parted)
+    stopped_equals_whole(whole, tmp_path, 4, cut, options)
 
 
 @pytest.mark.parametrize("world", [1, 4])
-def test_kill_at_a_random_step(tmp_path: Path, world: int) -> None:
+def test_kill_at_a_random_step(whole: Whole, tmp_path: Path, world: int) -> None:
     at = random.randrange(3, 8)
     print(f"killed after step {at}")
-    killed_equals_whole(tmp_path, world, at, INDEPENDENT)
+    killed_equals_whole(whole, tmp_path, world, at, INDEPENDENT)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize(
-    "options", [CENTRAL, INDEPENDENT, ACCUMULATE, WORKERS], ids=["central", "independent", "accumulate", "workers"]
-)
+@pytest.mark.parametrize("cut", CUTS)
+@EVERY_WAY
+def test_every_way(whole: Whole, tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
+    stopped_equals_whole(whole, tmp_path, world, cut, options)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [1, 3, 6])
-def test_kill(tmp_path: Path, world: int, options: dict[str, Any], at: int) -> None:
-    killed_equals_whole(tmp_path, world, at, options)
+@EVERY_WAY
+def test_kill(whole: Whole, tmp_path: Path, world: int, options: dict[str, Any], at: int) -> None:
+    killed_equals_whole(whole, tmp_path, world, at, options)
 
 
 def test_going_back_retires_what_lies_above(tmp_path: Path) -> None:

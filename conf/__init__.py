@@ -1,0 +1,1 @@
+"""The config groups; found by Hydra as `pkg://dcp_runner.conf`."""

@@ -1,0 +1,156 @@
+"""The programs: ours, and the doors for somebody else's Hydra app.
+
+    @hydra.main(...)                                  @dcp_runner.app.hydra_main(...)
+    def main(cfg): dcp_runner.app.run(cfg)            def main(cfg): anything(cfg)
+
+`run` does everything: checks, run folder, ranks, exit code. `hydra_main` is `hydra.main` in which only rank 0 of a
+torchrun or srun start enters Hydra, and in which a bad command line is answered with one report.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from dcp_runner import console
+from dcp_runner.config import ConfigError, RunConfig, config_hash, from_plain
+from dcp_runner.launch.degrees import world_size
+from dcp_runner.launch.entering import BAD_INPUT, RunFailed, hydra_main, refuse
+from dcp_runner.launch.folder import OUTCOMES, attempt_dir
+from dcp_runner.launch.job import TRAIN, Job
+from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
+from dcp_runner.launch.world import World, from_env
+
+log = logging.getLogger(__name__)
+__all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
+
+
+def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> None:
+    """Train what a composed configuration describes, on as many ranks as it asks for.
+
+    1. check everything; a bad configuration ends with one report and exit code 2
+    2. with `dry_run`, show the plan and return
+    3. make the next attempt folder of the run (one process)
+    4. under torchrun or srun take part as one rank; else start the ranks, and wait for them
+
+    `run_dir` is the run folder; None: Hydra's output folder. `entry` is the `module:function` that each rank calls
+    with (RunConfig, RunContext).
+
+    Raises:
+        SystemExit: the run did not end well: 2 for a bad configuration, 1 for a failure, 128 + N for signal N.
+        RunFailed: instead of exit code 1, in a sweep.
+    """
+    try:
+        world = from_env(os.environ)
+        console.setup(world.rank if world else 0)
+        code = _start(cfg, entry, run_dir) if world is None else _take_part(cfg, entry, run_dir, world)
+    except ConfigError as error:
+        refuse(error.problems)
+    if code == 1 and _in_sweep():
+        raise RunFailed("a job of the sweep has failed")
+    if code:
+        sys.exit(code)
+
+
+def main() -> None:
+    """`python -m dcp_runner` and `dcp-runner`; both find modules of the current folder, as a model of one's own."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    _train()
+
+
+@hydra_main(config_path="pkg://dcp_runner.conf", config_name="config", check=check)
+def _train(cfg: DictConfig) -> None:
+    run(cfg)
+
+
+def _prepare(cfg: DictConfig, entry: str, run_dir: Path | None, world: World | None) -> Job | None:
+    """What every rank is given (one process); None: it was a dry run."""
+    found = check(cfg)
+    config = RunConfig() if found else complete(cfg, world)
+    found += missing_gpus(config, world)
+    folder = run_dir.absolute() if run_dir else output_dir(config.name)
+    if found or config.dry_run:
+        discard_if_empty(folder)
+    if found:
+        refuse(found)
+    if config.dry_run:
+        from dcp_runner.plan_view import show_plan
+
+        print(show_plan(config))
+        return None
+    return new_job(config, entry, folder)
+
+
+def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
+    """Start the ranks here and wait for them; a single one runs in this process, where a debugger can see it.
+
+    The jobs of a sweep get a process of their own each, so that none inherits what another has left behind.
+    """
+    from dcp_runner.launch import local, outcomes
+    from dcp_runner.launch.rank import run_rank
+    from dcp_runner.train.signals import StopFlag
+
+    job = _prepare(cfg, entry, run_dir, None)
+    if job is None:
+        return 0
+    config = from_plain(job.config)
+    size, nodes = world_size(config.parallel), config.resources.nodes
+    if nodes > 1:
+        log.warning("resources.nodes=%d, but no scheduler has started this: all %d ranks run here", nodes, size)
+    if size == 1 and not _in_sweep():
+        with StopFlag() as stop:
+            ended = outcomes.Ended([outcomes.Exit(0, run_rank(job, None, stop).code)])
+    else:
+        ended = local.launch(job, size, size // nodes)
+    if ended.exit_code == 1:
+        notes = outcomes.read_all(attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES)
+        print(*outcomes.report(ended, notes, Path(job.run_dir)), sep="\n", file=sys.stderr)
+    return ended.exit_code
+
+
+def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) -> int:
+    """Be one of the ranks that somebody else has started. Rank 0 decides; the others are told, and compare."""
+    from dcp_runner.launch import outcomes
+    from dcp_runner.launch.rank import abandon_process_group, run_rank
+    from dcp_runner.launch.store import stream
+    from dcp_runner.train.signals import StopFlag
+
+    meeting = stream(world)
+    if world.rank == 0:
+        code: int | None = BAD_INPUT
+        job: Job | None = None
+        try:
+            job = _prepare(cfg, entry, run_dir, world)
+            code = 0 if job is None else None
+        finally:
+            meeting.send(code=code, job=asdict(job) if job else None)
+    else:
+        message = meeting.receive()
+        if "exit" in message:
+            return int(message["exit"])
+        code = message["code"]
+        if message["job"]:
+            job = replace(Job(**message["job"]), config_hash=config_hash(complete(cfg, world)))
+    if code is None and job is not None:
+        with StopFlag() as stop:
+            ended = run_rank(job, world, stop)
+        code = ended.code
+        if ended.outcome:
+            print(outcomes.in_short(ended.outcome), file=sys.stderr)
+        if _in_sweep() or not ended.outcome:
+            abandon_process_group()
+    meeting.part()
+    return code or 0
+
+
+def _in_sweep() -> bool:
+    modes = (RunMode.MULTIRUN, RunMode.MULTIRUN.name)  # a name, where rank 0 has sent it as text
+    return HydraConfig.initialized() and HydraConfig.get().mode in modes

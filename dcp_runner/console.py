@@ -1,0 +1,81 @@
+"""What a rank tells, and where: everything into its own log file, and to the console only what a person needs once.
+
+Standard output has rank 0's messages alone, so its length does not depend on the number of ranks. Warnings go to
+standard error, those of the other ranks with a tag that tells which rank spoke.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from pathlib import Path
+
+FILE_ONLY = {"file_only": True}
+"""`extra` of a message that the console shows in some other way."""
+_FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+_OURS = "dcp_runner"
+
+
+def setup(rank: int, log_file: Path | None = None) -> None:
+    """Configure logging of this process as rank `rank`; called again, it replaces what it did before.
+
+    Somebody else's handlers that write to the console are replaced too. Their files keep rank 0's messages.
+    """
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if handler.get_name() == _OURS or _writes_to_console(handler) or rank:
+            root.removeHandler(handler)
+            if handler.get_name() == _OURS:
+                handler.close()
+    root.setLevel(logging.INFO)
+    handlers = [_warnings(rank)]
+    if rank == 0:
+        handlers.append(_messages())
+    if log_file is not None:
+        handlers.append(_everything(log_file))
+    for handler in handlers:
+        handler.set_name(_OURS)
+        root.addHandler(handler)
+    logging.captureWarnings(True)
+
+
+def divert_stdout(log_file: Path) -> None:
+    """Send whatever this process prints into its log file, C and C++ libraries included."""
+    sys.stdout.flush()
+    with log_file.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    return isinstance(handler, logging.StreamHandler) and handler.stream in (sys.stdout, sys.stderr)
+
+
+def _everything(log_file: Path) -> logging.Handler:
+    handler = logging.FileHandler(log_file, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(_FILE_FORMAT))
+    return handler
+
+
+def _messages() -> logging.Handler:
+    handler: logging.Handler = logging.StreamHandler(sys.stdout)
+    if sys.stdout.isatty():
+        from rich.logging import RichHandler
+
+        handler = RichHandler(show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.addFilter(lambda record: record.levelno < logging.WARNING)
+    return handler
+
+
+def _warnings(rank: int) -> logging.Handler:
+    """Python's own warnings are the same on every rank, as a rule: they are shown once, and are in every log file."""
+    tag = f"[rank {rank}@{socket.gethostname()}] " if rank else ""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter(f"{tag}%(levelname)s: %(message)s"))
+    handler.addFilter(lambda record: not getattr(record, "file_only", False))
+    if rank:
+        handler.addFilter(lambda record: record.name != "py.warnings")
+    return handler

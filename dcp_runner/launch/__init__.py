@@ -1,0 +1,18 @@
+"""From a command line to ranks that run, and from their ends to one exit code.
+
+Read in this order.
+
+    world       who started this process, and as which rank
+    entering    the door into Hydra, for one rank of many
+    overrides   what is wrong with a command line
+    degrees     how many ranks, and how they are laid out
+    targets     what is wrong with a `_target_`
+    problems    what is wrong with a configuration
+    folder      where a run lives
+    job         what every rank is given
+    prepare     from a composed configuration to a job
+    store       how ranks meet
+    local       starting ranks on this machine
+    rank        inside a rank
+    outcomes    who failed first
+"""

@@ -1,0 +1,70 @@
+"""How many ranks, and how they are laid out over the mesh axes. Plain integers, before any process exists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from dcp_runner.config import ConfigError
+from dcp_runner.train.config import ParallelConfig, ResourcesConfig
+
+AXES = ("pp", "dp", "fsdp", "tp")
+"""Mesh axes in their order."""
+DEFAULT_DEGREE = 2
+"""Of the axis that takes what is left, where nothing tells how many ranks there are."""
+
+
+def degrees(parallel: ParallelConfig) -> dict[str, int]:
+    """The degree of each mesh axis, in mesh order."""
+    return {axis: getattr(parallel, axis) for axis in AXES}
+
+
+def world_size(parallel: ParallelConfig) -> int:
+    """Ranks of a run whose degrees are resolved."""
+    return prod(degrees(parallel).values())
+
+
+def resolve_degrees(
+    parallel: ParallelConfig, resources: ResourcesConfig, started: int | None = None, gpus: int = 0
+) -> ParallelConfig:
+    """Replace the one degree that is -1 by what is left of the ranks, and check that the product fits.
+
+    The number of ranks is known from the first of these that tells it: `started` (the ranks that torchrun or srun
+    has started), `resources.nodes` x `resources.tasks_per_node`, `gpus` of all nodes together. Where nothing tells
+    it, the degree is 2.
+
+    Raises:
+        ConfigError: no degrees fit; every contradiction is named.
+    """
+    asked = degrees(parallel)
+    below = [f"parallel.{axis}: at least 1, or -1 for what is left (found {n})" for axis, n in asked.items()
+             if n < 1 and n != -1]  # fmt: skip
+    left_over = [axis for axis, degree in asked.items() if degree == -1]
+    if len(left_over) > 1:
+        below.append(f"{' and '.join('parallel.' + axis for axis in left_over)}: only one degree may be -1")
+    if below:
+        raise ConfigError(*below)
+    given = prod(degree for degree in asked.values() if degree != -1)
+    text = " x ".join(f"{axis} {degree}" for axis, degree in asked.items() if degree != 1) or "one rank"
+    total, source = _ranks(resources, started, gpus if left_over else 0)
+    if total is None:
+        return _with(parallel, dict.fromkeys(left_over, DEFAULT_DEGREE))
+    if left_over and total >= given and total % given == 0:
+        return _with(parallel, {left_over[0]: total // given})
+    if not left_over and total == given:
+        return parallel
+    remedy = "change the degrees (one may be -1) or the number of ranks"
+    raise ConfigError(f"parallel: {text} does not fit {total} ranks ({source}); {remedy}")
+
+
+def _with(parallel: ParallelConfig, found: dict[str, Any]) -> ParallelConfig:
+    return replace(parallel, **found)
+
+
+def _ranks(resources: ResourcesConfig, started: int | None, gpus: int) -> tuple[int | None, str]:
+    if started is not None:
+        return started, "those that were started"
+    if resources.tasks_per_node is not None:
+        return resources.nodes * resources.tasks_per_node, "resources.nodes x resources.tasks_per_node"
+    return (gpus, "one for each GPU") if gpus else (None, "")

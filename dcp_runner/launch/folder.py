@@ -1,0 +1,49 @@
+"""Where a run lives. Each start of it gets the next attempt folder, which holds the configuration it was started with.
+
+<run_dir>/attempts/1/.hydra/{config,hydra,overrides}.yaml
+<run_dir>/attempts/2/...
+<run_dir>/.hydra -> attempts/2/.hydra
+<run_dir>/logs/
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+ATTEMPTS, LOGS, OUTCOMES = "attempts", "logs", "outcomes"
+
+
+def new_attempt(run_dir: Path, hydra_files: Mapping[str, str]) -> int:
+    """Claim the next attempt number of a run folder and write the given files once; making the folder is the lock.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    attempts = run_dir / ATTEMPTS
+    attempts.mkdir(parents=True, exist_ok=True)
+    (run_dir / LOGS).mkdir(exist_ok=True)
+    number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdecimal()), default=0)
+    while True:
+        try:
+            (attempts / str(number)).mkdir()
+            break
+        except FileExistsError:
+            number += 1
+    (attempts / str(number) / OUTCOMES).mkdir()
+    written = attempts / str(number) / ".hydra"
+    written.mkdir()
+    for name, text in hydra_files.items():
+        (written / name).write_text(text, encoding="utf-8")
+    link = run_dir / f".hydra.{number}"
+    link.symlink_to(Path(ATTEMPTS) / str(number) / ".hydra")
+    link.replace(run_dir / ".hydra")
+    return number
+
+
+def attempt_dir(run_dir: Path, number: int) -> Path:
+    return run_dir / ATTEMPTS / str(number)
+
+
+def log_file(run_dir: Path, rank: int) -> Path:
+    return run_dir / LOGS / f"rank-{rank:05d}.log"

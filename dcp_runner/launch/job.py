@@ -1,0 +1,23 @@
+"""What a rank is given: plain data, the same for every rank, so that it can travel through a pipe or a store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+TRAIN = "dcp_runner.experiment:train"
+"""The rank entry of a training run."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One start of a run."""
+
+    entry: str
+    """`module:function`, called as (RunConfig, RunContext) in every rank."""
+    config: dict[str, Any]
+    """The configuration as launched: plain, resolved, its degrees filled in."""
+    config_hash: str
+    run_dir: str
+    """Absolute."""
+    attempt: int

@@ -1,0 +1,176 @@
+"""Starting the ranks of a run on this machine with torch's elastic launcher, and ending with the truth about how
+they ended.
+
+Elastic starts the ranks, serves the rendezvous store outside of them, passes a stop signal on, and ends the rest
+when one fails. What it tells about a failure is one rank, often a bystander: when a rank is killed, the others fail
+for that, and may be seen first. So every rank leaves a note when it leaves, and a rank without a note is known to
+have died without a word. Elastic answers a failure with SIGTERM, which to our ranks is a request to stop: they
+notice the lost peer at their next exchange, and those that cannot are killed after `LEAVE_S`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+
+from dcp_runner.launch.folder import OUTCOMES, attempt_dir
+from dcp_runner.launch.job import Job
+from dcp_runner.launch.outcomes import Ended, Exit, left_notes, note_leaving
+from dcp_runner.launch.rank import entry, run_rank
+from dcp_runner.launch.world import Starter, from_env
+from dcp_runner.train.signals import STOP_SIGNALS, StopFlag
+
+LOOPBACK = "127.0.0.1"
+LEAVE_S = 30
+"""After a stop signal, or after a rank has failed, the others have so long to save and leave."""
+_CHATTY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+
+
+def launch(job: Job, size: int, local_size: int, *, start_method: str | None = None) -> Ended:
+    """Run a job on `size` ranks of this machine, as nodes of `local_size` ranks, and wait for all of them.
+
+    SIGINT and SIGTERM are passed on to the ranks, which save and leave; a second one ends them at once.
+    """
+    entry(job.entry)  # imported here, once, for all ranks that are forked
+    import torch
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=size,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint=f"{LOOPBACK}:0",
+        local_addr=LOOPBACK,
+        max_restarts=0,
+        start_method=start_method or ("spawn" if torch.cuda.is_available() else "fork"),
+        signals_to_handle="SIGHUP,SIGQUIT",
+        shutdown_timeout=LEAVE_S,
+    )
+    notes = attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES
+    failed: dict[int, int] = {}
+    stopped_by: int | None = None
+    cut_short = False
+    others = set(multiprocessing.active_children())
+
+    def ranks() -> set[BaseProcess]:
+        return set(multiprocessing.active_children()) - others
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        nonlocal stopped_by, cut_short
+        if stopped_by is not None:
+            cut_short = True
+            _kill(ranks())
+            return
+        stopped_by = number
+        print("stopping: the ranks save and leave; once more ends them at once", file=sys.stderr, flush=True)
+        raise SignalException(f"signal {number}", signal.Signals(number))
+
+    with _quiet(), _handling(stop):
+        try:
+            elastic_launch(config, _rank)(job, local_size, os.getpid())
+        except ChildFailedError as error:
+            failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except SignalException as request:
+            stopped_by = request.sigval
+        finally:
+            _kill(ranks())
+    return Ended(_exits(size, failed, notes, cut_short), stopped_by)
+
+
+def _exits(size: int, failed: dict[int, int], notes: Path, cut_short: bool) -> list[Exit]:
+    """How every rank ended: from its note, else from what elastic saw, else it was killed. The wordless come first.
+
+    An unseen one was killed by elastic if a death was seen that must have come before, or if the whole grace has
+    passed since the first note of a failure; and by us if somebody asked twice to stop (`cut_short`).
+    """
+    left = left_notes(notes)
+    first = min((note.time for note in left.values() if note.code), default=time.time())
+    late = time.time() - first >= LEAVE_S
+    after = cut_short or late or any(rank not in left for rank in failed)
+    seen = [Exit(rank, code) for rank, code in failed.items() if rank not in left]
+    unseen = [rank for rank in range(size) if rank not in left and rank not in failed]
+    wordless = seen + [Exit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in unseen]
+    return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
+
+
+def _rank(job: Job, local_size: int, launcher: int) -> None:
+    """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, through the launcher."""
+    os.setsid()
+    _die_with(launcher)
+    stop = StopFlag(own_session=True).install()
+    world = from_env(os.environ)
+    assert world is not None  # elastic has set torchrun's variables
+    world = replace(world, starter=Starter.own, local_rank=world.rank % local_size, local_size=local_size)
+    os.environ.update(LOCAL_RANK=str(world.local_rank), LOCAL_WORLD_SIZE=str(local_size))
+    os.environ.update(GROUP_RANK=str(world.rank // local_size))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    import torch
+
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    ended = run_rank(job, world, stop)
+    note_leaving(attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, world.rank, ended.code)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if ended.code:
+        os._exit(ended.code)  # threads that still wait for a dead peer must not keep a rank alive
+
+
+def _die_with(launcher: int) -> None:
+    """Ask the kernel to end this process when its launcher ends, however that happens."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != launcher:
+        os._exit(1)
+
+
+def _kill(ranks: set[BaseProcess]) -> None:
+    """End what elastic has left, as after a second Ctrl-C, with the processes that a rank has started."""
+    for process in ranks:
+        if process.pid:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.join()
+
+
+@contextmanager
+def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Give the stop signals to `handler`."""
+    before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Elastic tells every failure twice and at length; what matters of it we tell."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(_CHATTY)]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,171 @@
+"""Inside a rank: log, meet the others, make sure that all mean the same run, train, and tell how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import traceback
+from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from dcp_runner import console
+from dcp_runner.config import ConfigError, RunConfig, from_plain
+from dcp_runner.launch import outcomes, store
+from dcp_runner.launch.folder import OUTCOMES, attempt_dir, log_file
+from dcp_runner.launch.job import Job
+from dcp_runner.launch.world import World
+from dcp_runner.train.config import Device
+from dcp_runner.train.context import RunContext
+from dcp_runner.train.signals import StopFlag
+
+if TYPE_CHECKING:
+    from torch._C._distributed_c10d import Store
+
+log = logging.getLogger(__name__)
+MEETING_S = 600.0
+"""How long the ranks wait for each other at the start."""
+
+
+def run_rank(job: Job, world: World | None, stop: StopFlag) -> Recorded:
+    """Take part in a run as the rank that `world` says, alone if there is no world. Tells how it ended; never raises.
+
+    1. log into the run folder
+    2. compare the configuration with that of the other ranks
+    3. open the process group
+    4. call the job's entry
+    5. close the process group, unless something failed
+    """
+    rank, size = (world.rank, world.size) if world else (0, 1)
+    config = from_plain(job.config)
+    context = RunContext(
+        run_dir=Path(job.run_dir),
+        attempt=job.attempt,
+        rank=rank,
+        world_size=size,
+        local_rank=world.local_rank if world else 0,
+        local_world_size=world.local_size if world else 1,
+        config_hash=job.config_hash,
+        config=job.config,
+        stop=stop,
+    )
+    own_log = log_file(context.run_dir, rank)
+    console.setup(rank, own_log)
+    if rank:
+        console.divert_stdout(own_log)
+    log.info("%s", world or "one rank, in this process")
+    with Recorded(context) as recorded:
+        if world is not None and size > 1:
+            from torch._C._distributed_c10d import PrefixStore
+
+            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", store.join(world))
+            agree_on_config(meeting, world, job.config_hash, stop)
+            _open_process_group(config, world, meeting)
+        entry(job.entry)(config, context)
+        _close_process_group()
+    return recorded
+
+
+class Recorded(AbstractContextManager["Recorded"]):
+    """Turns the end of a rank into an exit code, and a failure into a note for whoever asks which rank was first."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self.code = 0
+        """For the process."""
+        self.outcome: outcomes.Outcome | None = None
+        """The note, if this rank failed."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
+        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+            self.code = error.code or 0
+        elif isinstance(error, KeyboardInterrupt):
+            self.code = 130
+        elif error is not None:
+            self.code = 1
+            self.outcome = self._note(error)
+        return True
+
+    def _note(self, error: BaseException) -> outcomes.Outcome:
+        from dcp_runner.checkpoint.errors import CheckpointError
+
+        outcome = outcomes.Outcome(
+            rank=self._context.rank,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            type=type(error).__name__,
+            message=str(error),
+            traceback="".join(traceback.format_exception(error)),
+            time=time.time(),
+            expected=isinstance(error, (CheckpointError, ConfigError)),
+        )
+        outcomes.write(attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES, outcome)
+        log.error("this rank failed", exc_info=error, extra=console.FILE_ONLY)
+        return outcome
+
+
+def entry(path: str) -> Any:
+    """The function at `module:name`."""
+    module, name = path.split(":")
+    return getattr(import_module(module), name)
+
+
+def agree_on_config(meeting: Store, world: World, digest: str, stop: StopFlag) -> None:
+    """Compare the digest of the configuration on all ranks; rank 0 tells the verdict. No rank is waited for for ever.
+
+    Raises:
+        ConfigError: the same on every rank, naming those that differ from rank 0 or have not appeared.
+        SystemExit: a signal asked to stop.
+    """
+    keys = [f"config/{rank}" for rank in range(world.size)]
+    verdict = "config/verdict"
+    meeting.set(keys[world.rank], digest)
+    if world.rank == 0:
+        if store.wait(meeting, keys, MEETING_S, stop):
+            odd = [rank for rank, found in enumerate(meeting.multi_get(keys)) if found.decode() != digest]
+            text = f"config: rank {_list(odd)} has another configuration than rank 0" if odd else ""
+        else:
+            absent = [rank for rank, key in enumerate(keys) if not meeting.check([key])]
+            text = f"rank {_list(absent)} did not appear within {MEETING_S:.0f} s"
+        meeting.set(verdict, text)
+    elif not store.wait(meeting, [verdict], 2 * MEETING_S, stop):
+        raise ConfigError("rank 0 did not answer when the ranks compared their configurations")
+    if problem := meeting.get(verdict).decode():
+        raise ConfigError(problem)
+
+
+def _list(ranks: list[int]) -> str:
+    return ", ".join(str(rank) for rank in ranks)
+
+
+def _open_process_group(config: RunConfig, world: World, meeting: Store) -> None:
+    import torch
+    import torch.distributed as dist
+
+    wish = config.trainer.device
+    cuda = wish is Device.cuda or (wish is Device.auto and torch.cuda.device_count() >= world.local_size)
+    if cuda:
+        torch.cuda.set_device(world.local_rank)
+    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    dist.init_process_group(backend, store=meeting, rank=world.rank, world_size=world.size)
+
+
+def abandon_process_group() -> None:
+    """After a failure, where this process goes on with another job: no rank waits for another."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _close_process_group() -> None:
+    """After the last rank's last message has arrived; a rank that failed leaves without this."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()

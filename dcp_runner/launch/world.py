@@ -1,0 +1,129 @@
+"""Who started this process, and as which rank. Facts from the environment; nothing is decided here.
+
+Precedence: torchrun's variables, then those of an srun step, then nothing: this process starts its ranks itself.
+torchrun comes first because it may itself run below srun, as one task a node.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dcp_runner.config import ConfigError
+
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+_FIRST_PORT, _PORTS = 12_000, 18_000
+
+
+class Starter(StrEnum):
+    """Who started the ranks."""
+
+    torchrun = "torchrun"
+    srun = "srun"
+    own = "dcp_runner"
+
+
+@dataclass(frozen=True)
+class World:
+    """One rank's place among all ranks, and where they meet."""
+
+    starter: Starter
+    rank: int
+    size: int
+    local_rank: int
+    local_size: int
+    """Ranks on this node."""
+    addr: str
+    port: int
+    hosts_store: bool = False
+    """Whether this rank serves the rendezvous store; elsewhere a process outside the ranks does."""
+
+    def __str__(self) -> str:
+        return f"rank {self.rank} of {self.size}, started by {self.starter}, meeting at {self.addr}:{self.port}"
+
+
+def from_env(env: Mapping[str, str]) -> World | None:
+    """The world that torchrun or srun made for this process; None: nobody did.
+
+    Raises:
+        ConfigError: only a part of the variables is set, or one is not a number: left over from something else.
+    """
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return _from_torchrun(env)
+    if "SLURM_PROCID" in env and _srun_tasks(env) > 1:
+        return _from_srun(env)
+    return None
+
+
+def _from_torchrun(env: Mapping[str, str]) -> World:
+    missing = [name for name in _TORCHRUN if name not in env]
+    if missing:
+        raise ConfigError(
+            f"environment: RANK and WORLD_SIZE are set, but {', '.join(missing)} is not, so this is not torchrun; "
+            "unset them (they are left over from something else) or start with torchrun"
+        )
+    rank, size = _number(env, "RANK"), _number(env, "WORLD_SIZE")
+    return World(
+        starter=Starter.torchrun,
+        rank=rank,
+        size=size,
+        local_rank=_number(env, "LOCAL_RANK"),
+        local_size=_number(env, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in env else size,
+        addr=env["MASTER_ADDR"],
+        port=_number(env, "MASTER_PORT"),
+        hosts_store=rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
+    )
+
+
+def _from_srun(env: Mapping[str, str]) -> World:
+    rank = _number(env, "SLURM_PROCID")
+    nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
+    per_node = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE", "")
+    return World(
+        starter=Starter.srun,
+        rank=rank,
+        size=_srun_tasks(env),
+        local_rank=_number(env, "SLURM_LOCALID"),
+        local_size=tasks_on_node(per_node, int(env.get("SLURM_NODEID", 0))) or _srun_tasks(env),
+        addr=env.get("MASTER_ADDR") or first_host(nodes) or "127.0.0.1",
+        port=_number(env, "MASTER_PORT") if "MASTER_PORT" in env else port_of_job(env),
+        hosts_store=rank == 0,
+    )
+
+
+def _srun_tasks(env: Mapping[str, str]) -> int:
+    """Tasks of this srun step. A batch script is no step: it knows the job's tasks, but it is not one of them."""
+    if "SLURM_STEP_NUM_TASKS" in env:
+        return _number(env, "SLURM_STEP_NUM_TASKS")
+    return _number(env, "SLURM_NTASKS") if "SLURM_NTASKS" in env and "SLURM_STEP_ID" in env else 1
+
+
+def _number(env: Mapping[str, str], name: str) -> int:
+    try:
+        return int(env[name])
+    except KeyError:
+        raise ConfigError(f"environment: {name} is not set, though others of its kind are") from None
+    except ValueError:
+        raise ConfigError(f"environment: {name} is not a number (found {env[name]!r})") from None
+
+
+def port_of_job(env: Mapping[str, str]) -> int:
+    """A port that all tasks of a step agree on without talking, and that two steps of a machine hardly share."""
+    job, step = int(env.get("SLURM_JOB_ID", 0)), env.get("SLURM_STEP_ID", "0")
+    return _FIRST_PORT + (job * 7 + (int(step) if step.isdecimal() else 0)) % _PORTS
+
+
+def first_host(nodelist: str) -> str:
+    """The first host of SLURM's compressed list: `n[03-07,9],m1` -> `n03`."""
+    single = re.sub(r"\[([^\],-]+)[^\]]*\]", r"\1", nodelist)
+    return single.split(",")[0]
+
+
+def tasks_on_node(counts: str, node: int) -> int:
+    """Tasks on node number `node`, from SLURM's compressed list: `2(x3),1` is 2, 2, 2, 1; 0: not told."""
+    expanded: list[int] = []
+    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
+        expanded += [int(count)] * int(times or 1)
+    return expanded[node] if node < len(expanded) else 0

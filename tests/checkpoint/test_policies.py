@@ -1,0 +1,274 @@
+"""When to save, what to keep, what changed, how the learning rate goes, and callbacks as a component."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from solo import alone
+from torch import nn
+
+from dcp_runner import CheckpointError, StateComponent
+from dcp_runner.checkpoint.config import Best, CheckpointConfig, KeepConfig
+from dcp_runner.train.callbacks import Callback, Callbacks
+from dcp_runner.train.changes import changes
+from dcp_runner.train.config import Decay, ScheduleConfig
+from dcp_runner.train.policies import SavePolicy, superfluous
+from dcp_runner.train.schedule import factor, make_scheduler, set_option
+
+# -- when to save ------------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(("every", "due"), [(1, [1, 2, 3, 4, 5, 6]), (3, [3, 6]), (7, []), (None, [])])
+def test_saves_by_steps(every: int | None, due: list[int]) -> None:
+    policy = SavePolicy(every, None, Clock())
+    assert [step for step in range(1, 7) if policy.due(step, policy.overdue())] == due
+
+
+def test_saves_by_minutes_count_from_the_last_save() -> None:
+    clock = Clock()
+    policy = SavePolicy.of(CheckpointConfig(every_steps=None, every_minutes=0.5), clock)
+    told = []
+    for seconds in (0, 29.9, 0.1, 100):
+        clock.now += seconds
+        told.append(policy.overdue())
+    assert told == [False, False, True, True]
+    policy.saved()
+    clock.now += 29
+    assert not policy.overdue()
+    clock.now += 1
+    assert policy.overdue()
+
+
+def test_rank_0_decides_about_the_time() -> None:
+    policy = SavePolicy(10, 1.0, Clock())
+    assert policy.due(3, overdue=True) and not policy.due(3, overdue=False) and policy.due(10, overdue=False)
+
+
+# -- what to keep ------------------------------------------------------------------------------------------------------
+
+
+metric_values = st.one_of(st.none(), st.floats(), st.integers(0, 3).map(float))
+histories = st.dictionaries(st.integers(0, 60), metric_values, max_size=12).map(
+    lambda told: {step: {} if value is None else {"eval_loss": value} for step, value in told.items()}
+)
+keeps = st.builds(
+    KeepConfig,
+    last=st.none() | st.integers(0, 4),
+    best=st.integers(0, 3),
+    every=st.none() | st.integers(1, 9),
+    mode=st.sampled_from(Best),
+)
+
+
+@given(histories, keeps, st.sets(st.integers(0, 60), max_size=3))
+def test_what_any_rule_keeps_stays(
+    history: dict[int, Mapping[str, float]], keep: KeepConfig, protected: set[int]
+) -> None:
+    gone = superfluous(history, keep, protected)
+    stay = sorted(set(history) - set(gone))
+    assert gone == sorted(set(gone)) and set(gone) <= set(history)
+    assert not set(gone) & protected
+    if history:
+        assert max(history) in stay
+    if keep.last is None:
+        return
+    assert stay[-keep.last :] == sorted(history)[-keep.last :] or keep.last == 0
+    assert not keep.every or not any(step % keep.every == 0 for step in gone)
+    values = {
+        step: told["eval_loss"] for step, told in history.items() if not math.isnan(told.get("eval_loss", math.nan))
+    }
+    better = (lambda a, b: a <= b) if keep.mode is Best.min else (lambda a, b: a >= b)
+    best = [step for step in stay if step in values]
+    for step in set(gone) & set(values):
+        ahead = [other for other in best if better(values[other], values[step])]
+        assert len(ahead) >= keep.best, "a deleted one has enough better ones that stay"
+    rules = keep.best + max(keep.last, 1) + len(protected) + (len(history) if keep.every else 0)
+    assert len(stay) <= rules, "and nothing stays without a rule"
+
+
+@pytest.mark.parametrize(
+    ("losses", "keep", "gone"),
+    [
+        ({}, KeepConfig(last=1), []),
+        ({1: 5.0}, KeepConfig(last=0, best=0), []),
+        ({1: 5.0, 2: 4.0, 3: 3.0}, KeepConfig(last=None, best=0), []),
+        ({1: 1.0, 2: 4.0, 3: 3.0, 4: 2.0}, KeepConfig(last=2, best=0), [1, 2]),
+        ({1: 1.0, 2: 4.0, 3: 3.0, 4: 2.0}, KeepConfig(last=2), [2]),
+        ({1: 1.0, 2: 4.0, 3: 3.0, 4: 2.0}, KeepConfig(last=1, mode=Best.max), [1, 3]),
+        ({1: 1.0, 2: 1.0, 3: 3.0}, KeepConfig(last=1), [1]),
+        ({1: 1.0, 2: 1.0, 3: 0.0}, KeepConfig(last=1, mode=Best.max), [1]),
+        ({1: math.nan, 2: 7.0, 3: math.nan}, KeepConfig(last=1), [1]),
+        ({1: math.inf, 2: math.nan, 3: math.nan}, KeepConfig(last=1), [2]),
+        ({5: 1.0, 10: 9.0, 11: 9.0, 20: 9.0, 21: 9.0}, KeepConfig(last=1, every=10), [11]),
+        ({1: 3.0, 2: 2.0, 3: 1.0, 4: 5.0}, KeepConfig(last=1, best=2), [1]),
+    ],
+)
+def test_cases_of_retention(losses: dict[int, float], keep: KeepConfig, gone: list[int]) -> None:
+    assert superfluous({step: {"eval_loss": loss} for step, loss in losses.items()}, keep) == gone
+
+
+def test_another_metric_decides() -> None:
+    history = {1: {"f1": 0.9}, 2: {"f1": 0.5}, 3: {"eval_loss": 0.0}, 4: {}}
+    assert superfluous(history, KeepConfig(last=1, metric="f1", mode=Best.max)) == [2, 3]
+
+
+# -- what changed ------------------------------------------------------------------------------------------------------
+
+
+OLD: Any = {
+    "name": "a",
+    "seed": 1,
+    "optim": {"_target_": "SGD", "lr": 0.1, "betas": [0.9, 0.9]},
+    "model": {"width": 8, "gone": True},
+    "callbacks": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "override", "expected"),
+    [
+        ({}, [], []),
+        ({"name": "b", "dry_run": True, "resume": "best"}, [], []),
+        ({"resume_override": ["optim.lr"], "resume_skip": ["x"], "resume_rng": "reseed"}, [], []),
+        ({"seed": 2}, [], [("seed", 1, 2, "new value")]),
+        ({"optim": OLD["optim"] | {"lr": 0.2}}, [], [("optim.lr", 0.1, 0.2, "old value, from the checkpoint")]),
+        ({"optim": OLD["optim"] | {"lr": 0.2}}, ["optim.lr"], [("optim.lr", 0.1, 0.2, "new value (resume_override)")]),
+        ({"optim": OLD["optim"] | {"_target_": "Adam"}}, [], [("optim._target_", "SGD", "Adam", "new value")]),
+        ({"optim": OLD["optim"] | {"betas": [0.9, 0.8]}}, [], [("optim.betas", [0.9, 0.9], [0.9, 0.8], "old value")]),
+        (
+            {"model": {"width": 9, "new": {"deep": 1}}},
+            [],
+            [("model.width", 8, 9, "new"), ("model.new.deep", None, 1, "new"), ("model.gone", True, None, "new")],
+        ),
+        ({"callbacks": {"ema": {"decay": 0.9}}}, [], [("callbacks.ema.decay", None, 0.9, "new value")]),
+    ],
+)  # fmt: skip
+def test_what_changed_and_what_comes_of_it(change: Any, override: list[str], expected: list[tuple[Any, ...]]) -> None:
+    found = changes(OLD, OLD | change, override)
+    assert [(one.key, one.old, one.new) for one in found] == [one[:3] for one in expected]
+    assert all(one.effect.startswith(told[3]) for one, told in zip(found, expected, strict=True))
+
+
+# -- the learning rate -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("decay", "warmup", "ratio", "expected"),
+    [
+        (Decay.constant, 0, 0.1, {0: 1, 50: 1, 100: 1, 500: 1}),
+        (Decay.constant, 4, 0.1, {0: 0.2, 1: 0.4, 3: 0.8, 4: 1, 100: 1}),
+        (Decay.linear, 0, 0.0, {0: 1, 25: 0.75, 50: 0.5, 100: 0, 500: 0}),
+        (Decay.linear, 20, 0.5, {19: 20 / 21, 20: 1, 60: 0.75, 100: 0.5, 101: 0.5}),
+        (Decay.cosine, 0, 0.1, {0: 1, 50: 0.55, 100: 0.1, 200: 0.1, 25: 0.1 + 0.9 * (1 + math.sqrt(0.5)) / 2}),
+        (Decay.cosine, 100, 0.1, {0: 1 / 101, 99: 100 / 101, 100: 1}),
+        (Decay.cosine, 200, 0.1, {100: 101 / 201, 200: 1}),
+    ],
+)
+def test_the_factor_on_the_learning_rate(decay: Decay, warmup: int, ratio: float, expected: dict[int, float]) -> None:
+    at = factor(ScheduleConfig(decay=decay, warmup_steps=warmup, min_ratio=ratio), 100)
+    assert {step: at(step) for step in expected} == pytest.approx(expected)
+
+
+@given(st.sampled_from(Decay), st.integers(0, 50), st.floats(0, 1), st.integers(1, 100))
+def test_the_factor_rises_while_warming_up_and_never_rises_again(
+    decay: Decay, warmup: int, ratio: float, steps: int
+) -> None:
+    values = [
+        factor(ScheduleConfig(decay=decay, warmup_steps=warmup, min_ratio=ratio), steps)(step)
+        for step in range(warmup + steps + 5)
+    ]
+    rising, falling = values[: warmup + 1], values[warmup:]
+    assert rising == sorted(rising) and rising[0] > 0 and values[warmup] == 1
+    assert all(one >= other - 1e-12 for one, other in pairwise(falling)) and min(falling) >= min(ratio, 1) - 1e-12
+
+
+def test_a_new_learning_rate_takes_its_place_in_the_schedule() -> None:
+    groups = [
+        {"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0},
+        {"params": [nn.Parameter(torch.zeros(1))], "lr": 2.0},
+    ]
+    optimizer = torch.optim.AdamW(groups)
+    scheduler = make_scheduler(optimizer, ScheduleConfig(decay=Decay.linear, min_ratio=0), 10)
+    for _ in range(5):
+        optimizer.step()
+        scheduler.step()
+    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.0]
+    set_option(optimizer, scheduler, "lr", 8.0)
+    assert [(group["lr"], group["initial_lr"]) for group in optimizer.param_groups] == [(4.0, 8.0)] * 2
+    set_option(optimizer, scheduler, "weight_decay", 0.3)
+    optimizer.step()
+    scheduler.step()
+    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(pytest.approx(3.2), 0.3)] * 2
+
+
+# -- callbacks ---------------------------------------------------------------------------------------------------------
+
+
+class Counting(Callback):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_start(self, trainer: Any) -> None:
+        self.count += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.count = state_dict["count"]
+
+
+def named(**counts: int) -> dict[str, Callback]:
+    made: dict[str, Callback] = {"without state": Callback()}
+    for name, count in counts.items():
+        made[name] = Counting()
+        made[name].count = count  # type: ignore[attr-defined]
+    return made
+
+
+def counts(callbacks: Callbacks) -> dict[str, int]:
+    return {name: one.count for name, one in callbacks.by_name.items() if isinstance(one, Counting)}
+
+
+def test_callbacks_are_restored_by_name_whatever_their_order(tmp_path: Path) -> None:
+    alone(tmp_path, StateComponent("callbacks", Callbacks(named(a=1, b=2)))).save(1)
+    live = Callbacks(named(b=0, a=0))
+    alone(tmp_path, StateComponent("callbacks", live)).load(1)
+    assert counts(live) == {"a": 1, "b": 2}
+
+
+def test_other_callbacks_are_named_and_tolerated_where_told(tmp_path: Path) -> None:
+    alone(tmp_path, StateComponent("callbacks", Callbacks(named(a=1, old=2)))).save(1)
+    live = Callbacks(named(new=7, a=0))
+    coordinator = alone(tmp_path, StateComponent("callbacks", live))
+    with pytest.raises(CheckpointError) as failure:
+        coordinator.load(1)
+    assert "callbacks: missing in the checkpoint: new" in str(
+        failure.value
+    ) and "callbacks: unexpected in the checkpoint: old" in str(failure.value)
+    coordinator.load(1, strict=False)
+    assert counts(live) == {"new": 7, "a": 1}
+
+
+def test_callbacks_that_are_components_of_their_own_are_left_to_themselves() -> None:
+    callbacks = Callbacks(named(a=1, b=2), apart=["b"])
+    assert callbacks.state_dict() == {"a": {"count": 1}} and list(callbacks.apart) == ["b"]
+    callbacks.load_state_dict({"a": {"count": 5}, "b": {"count": 6}})
+    assert counts(callbacks) == {"a": 5, "b": 2}
+    callbacks.call("on_start", None)
+    assert counts(callbacks) == {"a": 6, "b": 3}

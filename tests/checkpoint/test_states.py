@@ -1,0 +1,535 @@
+"""States as torch and users make them come back bit for bit, through real files."""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+import tempfile
+import warnings
+from collections import Counter, OrderedDict, defaultdict
+from enum import Enum, Flag, IntEnum, StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from solo import Box, alone, bits, boxed, round_trip, stored_names
+from torch import nn
+
+from dcp_runner import CheckpointError, StateComponent
+from dcp_runner.checkpoint.rng import RngState, seed_all
+from dcp_runner.checkpoint.tensorfile import BYTES_ONLY, CODES
+from dcp_runner.checkpoint.tree import DEEPEST
+
+
+class Colour(Enum):
+    RED = 1
+    BLUE = "blue"
+    BOTH = (1, "blue")
+
+
+class Level(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Word(StrEnum):
+    YES = "yes"
+
+
+class Bit(Flag):
+    A = 1
+    B = 2
+
+
+def nan_of(payload: int) -> float:
+    return float(struct.unpack(">d", payload.to_bytes(8, "big"))[0])
+
+
+def ordered(**items: Any) -> OrderedDict[str, Any]:
+    result = OrderedDict(items)
+    result._metadata = OrderedDict({"": {"version": 2}, "0.norm": {"version": 1}})  # type: ignore[attr-defined]
+    return result
+
+
+def read_only(array: Any) -> Any:
+    array.flags.writeable = False
+    return array
+
+
+T = torch.arange(24, dtype=torch.float32).reshape(2, 3, 4)
+COMPLEX = torch.tensor([1 + 2j, 3 - 4j])
+
+STATES: dict[str, Any] = {
+    "empty": {},
+    "nothing": None,
+    "a list as the state": [1, [2.5, []], {}],
+    "a tensor as the state": torch.arange(3.0),
+    "an array as the state": np.arange(3),
+    "a number as the state": 7,
+    "nested": {"a": [1, (2, [3, {"b": ()}])], "c": {"d": {"e": None}}},
+    "bools and ints": [True, False, 0, 1, -1, 2**53, 2**53 + 1, -(2**53) - 1, 2**64, -(2**200)],
+    "huge ints": {"plus": 10**5000, "minus": -(10**5000) - 1, 10**4400: "as a key"},
+    "floats": [0.0, -0.0, 1.5, math.pi, 5e-324, 1.7976931348623157e308, math.inf, -math.inf, math.nan, 1.0],
+    "NaN payloads": [nan_of(bits) for bits in (0x7FF8000000000001, 0xFFF8000000000000, 0x7FF0000000000001, 2**64 - 1)],
+    "texts": ["", "é", "\0", "\ud800", "a\udfffb", "\U0001f600", '"\\', "a/b", "nan", "0x1", "~", "$"],
+    "bytes": [b"", bytes(range(256))],
+    "keys of every kind": {
+        "text": 1,
+        1: 2,
+        "1": 3,
+        None: 4,
+        "None": 5,
+        "null": 6,
+        2: 7,
+        2.5: 8,
+        "2.5": 9,
+        (1, "a"): 10,
+        '(1, "a")': 11,
+        b"b": 12,
+        "b": 13,
+        (): 14,
+        math.inf: 15,
+        -1: 16,
+        ((1,), None): 17,
+        2**70: 18,
+        np.int64(9): 19,
+    },
+    "False as a key": {False: torch.zeros(1), "False": torch.ones(1), "false": torch.zeros(2)},
+    "a NaN as a key": {math.nan: torch.ones(1)},
+    "names that look alike": {
+        "a/b": torch.tensor([1]),
+        "a": {"b": torch.tensor([2]), "": torch.tensor([3])},
+        "a~1b": torch.tensor([4]),
+        "a~b": torch.tensor([5]),
+        1: torch.tensor([6]),
+        "1": torch.tensor([7]),
+        "~21": torch.tensor([8]),
+        '~2"a"': torch.tensor([9]),
+        "/": torch.tensor([10]),
+        "": {"": torch.tensor([11]), "/": torch.tensor([12])},
+        "~": torch.tensor([13]),
+        "~0": torch.tensor([14]),
+        "$": torch.tensor([15]),
+        "__metadata__": torch.tensor([16]),
+        "x": {"__metadata__": torch.tensor([17])},
+        "\ud800": torch.tensor([18]),
+        "\udfff": torch.tensor([19]),  # noqa: F601
+        "é": torch.tensor([20]),
+        "e\u0301": torch.tensor([21]),
+        None: torch.tensor([22]),
+        "null": torch.tensor([23]),
+        "0": torch.tensor([24]),
+        0: torch.tensor([25]),
+        "l": [torch.tensor([26])],
+        "l/0": torch.tensor([27]),
+        b"1": torch.tensor([28]),
+        (1,): torch.tensor([29]),
+        1.5: torch.tensor([30]),
+        "1.5": torch.tensor([31]),
+    },
+    "dicts that look like tags": [
+        {"$": "tensor"},
+        {"$": "int", "v": "0x1"},
+        {"$": "dict", "v": []},
+        {"$": 1, "v": {"$": None}},
+        {"v": 1},
+    ],
+    "numpy scalars": [
+        np.bool_(True),
+        np.int8(-1),
+        np.uint16(7),
+        np.uint64(2**64 - 1),
+        np.float16(1.5),
+        np.float32(-0.0),
+        np.float64(math.nan),
+        np.complex64(1 + 2j),
+        np.complex128(1 - 2j),
+        np.datetime64("2020-01-02"),
+        np.timedelta64(5, "ms"),
+        np.datetime64("NaT"),
+    ],
+    "arrays": {
+        str(number): array
+        for number, array in enumerate(
+            [
+                np.array([True, False]),
+                np.arange(3, dtype=np.int8),
+                np.arange(3, dtype=np.uint32),
+                np.arange(3, dtype=np.uint64),
+                np.arange(3, dtype=np.float16),
+                np.array([math.nan, -0.0, math.inf], np.float32),
+                np.arange(3, dtype=np.complex64),
+                np.arange(3, dtype=np.complex128),
+                np.arange(3, dtype=">i4"),
+                np.arange(3, dtype=">f8"),
+                np.arange(3, dtype=">c8"),
+                np.array(["2020-01-01", "NaT"], "M8[s]"),
+                np.array([1, 2], ">m8[us]"),
+                np.array(3.5),
+                np.array(2**63, np.uint64),
+                np.array("2020-01-01", "M8[D]"),
+                np.empty((0, 3)),
+                np.empty((2, 0), ">i2"),
+                np.asfortranarray(np.arange(6).reshape(2, 3)),
+                np.arange(10)[::-2],
+                np.arange(12).reshape(3, 4).T[1:],
+                read_only(np.arange(3)),
+                read_only(np.array(["2020"], "M8[Y]")),
+                np.broadcast_to(np.arange(3.0), (2, 3)),
+            ]
+        )
+    },
+    "kinds of dict": {
+        "ordered": ordered(b=1, a=torch.ones(2)),
+        "plain ordered": OrderedDict(b=1, a=2),
+        "counter": Counter({2: 1, 7: 3, "x": -1}),
+        "lists": defaultdict(list, {"x": [1], 3: [torch.ones(1)]}),
+        "none": defaultdict(None, a=1),
+        "floats": defaultdict(float, a=1.5),
+        "dicts": defaultdict(dict, {"$": {"a": 1}}),
+    },
+    "size": {"size": torch.Size([2, 3]), "none": torch.Size(), "tuple": (2, 3)},
+    "layouts": {
+        "contiguous": T,
+        "transposed": T.permute(2, 0, 1),
+        "strided": T[:, ::2, 1::2],
+        "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
+        "one element of many": T[0, 1:2, ::4],
+        "one column": T[:1, :1, 1],
+        "offset": T[1],
+        "0-d view": T[1, 2, 3],
+        "empty": T[:0],
+        "0-d": torch.tensor(2.5),
+        "empties": [torch.empty(0), torch.empty(2, 0, 3, dtype=torch.complex128)],
+        "channels last": torch.rand(1, 2, 3, 4).to(memory_format=torch.channels_last),
+        "conjugate": COMPLEX.conj(),
+        "negative": COMPLEX.conj().imag,
+        "one negative": COMPLEX[:1].conj().imag,
+        "adjoint": torch.eye(2, dtype=torch.complex64).mH,
+    },
+    "parameters": {
+        "p": nn.Parameter(torch.rand(2)),
+        "b": nn.Buffer(torch.rand(3)),
+        "grad": torch.rand(2, requires_grad=True) * 2,
+    },
+    "tensor bits": {
+        "nan": torch.tensor([0x7FC00001, -4194303], dtype=torch.int32).view(torch.float32),
+        "zeros": torch.tensor([0.0, -0.0]),
+        "bfloat16": torch.arange(-(2**15), 2**15).to(torch.int16).view(torch.bfloat16),
+    },
+}
+
+
+def is_like(one: Any, other: Any) -> bool:
+    return bool(bits(one) == bits(other))
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_states_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    assert is_like(round_trip(tmp_path, STATES[name]), STATES[name])
+
+
+@pytest.mark.parametrize("name", [*CODES, *BYTES_ONLY])
+def test_every_dtype_comes_back_with_every_bit(name: str, tmp_path: Path) -> None:
+    dtype = getattr(torch, name)
+    raw = (torch.arange(512) % (2 if dtype is torch.bool else 256)).to(torch.uint8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # complex32 is experimental
+        values = raw.view(dtype)
+        state = {"1-d": values, "2-d": values.reshape(2, -1), "0-d": values[5], "one": values[5:6], "empty": values[:0]}
+        if dtype is not torch.float4_e2m1fn_x2:
+            state["transposed"] = values.reshape(2, -1).t()
+        assert is_like(round_trip(tmp_path, state), state)
+
+
+TENSOR_DTYPES = sorted(
+    {one for one in vars(torch).values() if isinstance(one, torch.dtype) and "torch.q" not in str(one)}, key=str
+)
+
+
+@pytest.mark.parametrize("dtype", TENSOR_DTYPES, ids=str)
+def test_a_dtype_of_torch_is_either_stored_or_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # complex32 is experimental
+        tensor = torch.empty(2, dtype=dtype)
+    if str(dtype).removeprefix("torch.") in {*CODES, *BYTES_ONLY}:
+        assert is_like(round_trip(tmp_path, {"x": tensor}), {"x": tensor})
+    else:
+        with pytest.raises(CheckpointError, match=f"x: tensor of dtype {dtype}"):
+            round_trip(tmp_path, {"x": tensor})
+
+
+def test_arrays_come_back_writable_and_own_their_data(tmp_path: Path) -> None:
+    found = round_trip(tmp_path, {"a": read_only(np.arange(3)), "t": read_only(np.array(["2020"], "M8[Y]"))})
+    found["a"][0], found["t"][0] = 5, np.datetime64("2021")
+    assert found["a"][0] == 5 and str(found["t"][0]) == "2021"
+
+
+def test_tied_tensors_are_stored_once_and_tied_again(tmp_path: Path) -> None:
+    weight = torch.arange(6.0).reshape(2, 3)
+    state = {
+        "a": weight,
+        "b": {"c": weight.detach()},
+        "p": nn.Parameter(weight),
+        "t": weight.t(),
+        "row": weight[0],
+        "copy": weight.clone(),
+    }
+    found = round_trip(tmp_path, state)
+    assert found["a"] is found["b"]["c"] is found["p"] and found["a"] is not found["copy"]
+    assert sorted(stored_names(tmp_path / "checkpoint-1" / "box.safetensors")) == ["a", "copy", "row", "t"]
+    assert is_like(found, state)
+
+
+def test_the_same_memory_seen_otherwise_is_not_tied(tmp_path: Path) -> None:
+    square = torch.arange(4.0).reshape(2, 2)
+    state = {"a": square, "t": square.t(), "bits": square.view(torch.int32), "flat": square.view(4), "part": square[:1]}
+    assert is_like(round_trip(tmp_path, state), state)
+
+
+def test_empty_tensors_are_not_taken_for_tied(tmp_path: Path) -> None:
+    found = round_trip(tmp_path, {"a": torch.empty(0), "b": torch.empty(0)})
+    assert found["a"] is not found["b"]
+
+
+def test_a_tied_model_is_tied_again_and_trains_on(tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 5, bias=False))
+        model[1].weight = model[0].weight
+        return model
+
+    saved, loaded = build(), build()
+    alone(tmp_path, StateComponent("model", saved)).save(1)
+    alone(tmp_path, StateComponent("model", loaded)).load(1)
+    assert loaded[1].weight is loaded[0].weight and is_like(loaded.state_dict(), saved.state_dict())
+
+
+ENUMS = {
+    "c": Colour.RED,
+    "s": Colour.BLUE,
+    "t": Colour.BOTH,
+    "i": Level.HIGH,
+    "w": Word.YES,
+    "f": Bit.A | Bit.B,
+    "in": [(Colour.RED,)],
+}
+
+
+class TestEnums:
+    def test_the_type_is_that_of_the_live_state(self, tmp_path: Path) -> None:
+        live = {
+            "c": Colour.BLUE,
+            "s": Colour.BOTH,
+            "t": Colour.RED,
+            "i": Level.LOW,
+            "w": Word.YES,
+            "f": Bit.A,
+            "in": [(Colour.BLUE,)],
+        }
+        assert is_like(round_trip(tmp_path, ENUMS, live), ENUMS)
+
+    @pytest.mark.parametrize("live", [None, {}, {name: 0 for name in ENUMS}, {"in": [(Colour.RED,), 2]}])
+    def test_without_one_the_error_names_all_paths(self, live: Any, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError) as failure:
+            round_trip(tmp_path, ENUMS, live)
+        assert failure.value.types == {"MismatchError"}
+        assert all(
+            f"{path}: an enum was saved here" in str(failure.value) for path in ("c", "s", "t", "i", "w", "f", "in/0/0")
+        )
+
+    def test_a_value_that_the_live_type_lacks_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(CheckpointError, match="a: 1 was saved, which is no value of Word") as failure:
+            round_trip(tmp_path, {"a": Level.LOW}, {"a": Word.YES})
+        assert failure.value.types == {"MismatchError"}
+
+
+def test_live_states_of_torch(tmp_path: Path) -> None:
+    """Schedulers with a Counter, a model's OrderedDict with metadata, the generators of Python, numpy and torch."""
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    steps = torch.optim.lr_scheduler.MultiStepLR(optimizer, [3, 5, 5])
+    state = {
+        "milestones": steps.state_dict(),
+        "model": nn.BatchNorm1d(2).state_dict(),
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "pcg": np.random.default_rng(1).bit_generator.state,
+        "torch": torch.get_rng_state(),
+    }
+    assert is_like(round_trip(tmp_path, state), state)
+
+
+def test_generators_draw_on_where_they_stood(tmp_path: Path) -> None:
+    def draws() -> list[float]:
+        return [random.random(), random.gauss(0, 1), float(np.random.standard_normal()), *torch.randn(3).tolist()]
+
+    coordinator = alone(tmp_path, StateComponent("rng", RngState(seed=3), on_missing_copy="fresh"))
+    seed_all(7)
+    random.gauss(0, 1)
+    np.random.standard_normal()  # both keep a second number for the next call
+    coordinator.save(1)
+    expected = draws()
+    seed_all(8)
+    coordinator.load(1)
+    assert draws() == expected
+    coordinator.load(1, fresh=["rng"])
+    reseeded = draws()
+    seed_all(3, 1, 0)
+    assert reseeded == draws() != expected
+
+
+# -- hypothesis --------------------------------------------------------------------------------------------------------
+
+characters = st.characters(exclude_categories=())
+texts = st.text(characters, max_size=4) | st.sampled_from(
+    ["", "$", "~", "~2", "__metadata__", "a/b", "0", "1", "v", "\ud800"]
+)
+floats = st.floats() | st.integers(0, 2**64 - 1).map(nan_of)
+scalars = st.none() | st.booleans() | st.integers() | floats | texts | st.binary(max_size=4)
+hashable = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | texts | st.binary(max_size=3),
+    lambda keys: st.lists(keys, max_size=2).map(tuple),
+    max_leaves=3,
+)
+dtypes = st.sampled_from([torch.float32, torch.bfloat16, torch.int8, torch.complex64, torch.float8_e5m2, torch.uint16])
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> torch.Tensor:
+    dtype, shape = draw(dtypes), draw(st.lists(st.integers(0, 3), max_size=3))
+    size = math.prod(shape) * torch.empty(0, dtype=dtype).element_size()
+    data = torch.tensor(draw(st.lists(st.integers(0, 255), min_size=size, max_size=size)), dtype=torch.uint8)
+    tensor = data.view(dtype).reshape(shape)
+    return tensor.transpose(0, -1) if len(shape) > 1 and draw(st.booleans()) else tensor
+
+
+def kinds_of_dict(items: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    plain = st.dictionaries(hashable, items, max_size=4)
+    return plain | plain.map(OrderedDict) | plain.map(Counter) | plain.map(lambda content: defaultdict(list, content))
+
+
+arrays = (
+    tensors()
+    .filter(lambda tensor: tensor.dtype in (torch.float32, torch.complex64, torch.uint16))
+    .map(lambda tensor: tensor.numpy())
+)
+trees = st.recursive(
+    scalars | tensors() | arrays,
+    lambda items: st.lists(items, max_size=4) | st.lists(items, max_size=3).map(tuple) | kinds_of_dict(items),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(trees)
+def test_any_tree_comes_back(state: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        assert is_like(round_trip(Path(folder), state), state)
+
+
+# -- what cannot be stored ---------------------------------------------------------------------------------------------
+
+
+class Opaque: ...
+
+
+class Pair(tuple[Any, ...]): ...
+
+
+class Named(torch.Tensor): ...
+
+
+def itself() -> list[Any]:
+    loop: list[Any] = [1]
+    loop.append({"again": loop})
+    return loop
+
+
+def deep(levels: int) -> Any:
+    return [deep(levels - 1)] if levels else "bottom"
+
+
+def quantized() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+
+
+def nested() -> torch.Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "object": (Opaque(), "test_states.Opaque"),
+    "set": ({1}, "builtins.set"),
+    "frozenset": (frozenset(), "builtins.frozenset"),
+    "complex": (1j, "builtins.complex"),
+    "function": (len, "builtin_function_or_method"),
+    "class": (Opaque, "builtins.type"),
+    "dtype": (torch.float32, "torch.dtype"),
+    "bytearray": (bytearray(), "builtins.bytearray"),
+    "namedtuple": (torch.ones(1).max(0), "torch.return_types.max"),
+    "tuple kind": (Pair((1,)), "test_states.Pair"),
+    "path": (Path("x"), "PosixPath"),
+    "sparse": (torch.eye(2).to_sparse(), "torch.sparse_coo"),
+    "quantized": (quantized(), "torch.qint8"),
+    "nested tensor": (nested(), "nested tensor"),
+    "sub-byte": (torch.empty(2, dtype=torch.uint4), "torch.uint4"),
+    "sub-byte signed": (torch.empty(2, dtype=torch.int3), "torch.int3"),
+    "opaque bits": (torch.empty(2, dtype=torch.bits8), "torch.bits8"),
+    "meta": (torch.empty(2, device="meta"), "meta device"),
+    "tensor kind": (torch.ones(2).as_subclass(Named), "test_states.Named"),
+    "loop": (itself(), "contains itself"),
+    "factory": (defaultdict(lambda: 1), "defaultdict of <function"),
+    "set factory": (defaultdict(set), "defaultdict of <class 'set'>"),
+    "longdouble": (np.longdouble(1), "float128" if np.longdouble(0).itemsize == 16 else "float96"),
+    "longdouble array": (np.zeros(1, np.longdouble), "numpy array of dtype"),
+    "clongdouble": (np.clongdouble(1), "numpy scalar of dtype"),
+    "objects": (np.array([None]), "numpy array of dtype object"),
+    "records": (np.zeros(1, [("a", "i4")]), "numpy array of dtype"),
+    "texts": (np.array(["a"]), "numpy array of dtype <U1"),
+    "masked": (np.ma.array([1]), "MaskedArray"),
+    "numpy text": (np.str_("a"), "numpy scalar of dtype"),
+    "a set as a key": ({frozenset(): 1}, "frozenset()"),
+    "an enum as a key": ({Colour.RED: 1}, "Colour.RED"),
+    "an enum of an object": (Enum("Odd", {"A": Opaque()}).A, "Opaque"),  # type: ignore[attr-defined]
+    "two NaN keys": ({nan_of(2**64 - 1): 1, nan_of(2**64 - 1): 2}, "NaN"),
+    "deep": (deep(2 * DEEPEST), f"more than {DEEPEST} levels"),
+}
+
+
+def test_what_cannot_be_stored_is_refused_all_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    state = {
+        "fine": torch.ones(2),
+        **{name: value for name, (value, _) in REFUSED.items()},
+        "in": {"a": [0, {"b": {2}}]},
+    }
+    coordinator = alone(tmp_path, StateComponent("one", Box(state)), StateComponent("two", Box({"lock": Opaque()})))
+    with pytest.raises(CheckpointError) as failure:
+        coordinator.save(1)
+    assert failure.value.types == {"UnstorableError"} and failure.value.phase == "plan"
+    lines = str(failure.value).replace("cannot be stored: ", "; ").split("; ")
+    for name, (_, why) in REFUSED.items():
+        assert any(line.startswith((f"{name}:", f"{name}/")) and why in line for line in lines), (name, why)
+    assert "in/a/1/b: type builtins.set" in str(failure.value) and "component 'two'" in str(failure.value)
+    assert "fine" not in str(failure.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_each_of_them_alone_is_refused(name: str, tmp_path: Path) -> None:
+    _, coordinator = boxed(tmp_path, {"x": REFUSED[name][0]})
+    with pytest.raises(CheckpointError) as failure:
+        coordinator.save(1)
+    assert failure.value.types == {"UnstorableError"} and REFUSED[name][1] in str(failure.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_state_as_deep_as_allowed_comes_back(tmp_path: Path) -> None:
+    assert round_trip(tmp_path, deep(DEEPEST)) == deep(DEEPEST)

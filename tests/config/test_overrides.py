@@ -1,0 +1,71 @@
+"""A bad command line is answered with all its problems, not with the first."""
+
+from __future__ import annotations
+
+from composing import our_loader
+
+from dcp_runner.launch.overrides import SPELLINGS, examine, flag_problems
+
+ONE = {
+    "trainer.max_step=3": "no key `trainer.max_step`; did you mean `trainer.max_steps`?",
+    "max_steps=3": "did you mean `trainer.max_steps`?",
+    "paralel=ddp": "did you mean `parallel`?",
+    "parallel=dp": "no such option; expected: ddp, single; did you mean `ddp`?",
+    "trainer.max_steps=many": "trainer.max_steps=many: Value 'many' of type 'str' could not be converted to Integer",
+    "checkpoint.keep.mode=least": "Invalid value 'least', expected one of [min, max]",
+    "resume=null": "field 'resume' is not Optional",
+    "save_steps=5": "here it is `checkpoint.every_steps`",
+    "trainer.save_total_limit=5": "here it is `checkpoint.keep.last`",
+    "ckpt_path=x": "here it is `resume`",
+    "~trainer.nothing": "does not exist",
+    "+seed=3": "An item is already at 'seed'",
+    "name=a=b": "not of the form key=value",
+    "just_a_word": "not of the form key=value",
+    "seed=1,2": "several values are a sweep, which needs -m; a list is seed=[1,2]",
+}
+
+
+def test_every_bad_override_is_told_and_the_rest_is_composed() -> None:
+    good = ["optim=sgd", "optim.momentum=0.5", "seed=4"]
+    with our_loader() as loader:
+        found = examine(loader, "config", [*ONE, *good], multirun=False)
+    for line, told in ONE.items():
+        (text,) = [text for text in found.problems if text.startswith(f"{line}: ")]
+        assert told in text
+        assert "\n" not in text
+    assert len(found.problems) == len(ONE)
+    assert (found.jobs[0].optim.momentum, found.jobs[0].seed) == (0.5, 4)
+
+
+def test_a_good_command_line_has_no_problems() -> None:
+    with our_loader() as loader:
+        found = examine(loader, "config", ["parallel=ddp", "optim=sgd", "optim.momentum=0.5"], multirun=False)
+    assert (found.problems, len(found.jobs)) == ([], 1)
+
+
+def test_every_value_of_a_sweep_is_composed_once() -> None:
+    with our_loader() as loader:
+        found = examine(loader, "config", ["seed=1,2", "optim=adamw,sgd", "optim.lr=0.1"], multirun=True)
+        assert [(cfg.seed, "betas" in cfg.optim) for cfg in found.jobs] == [(1, True), (2, True), (1, False)]
+        found = examine(loader, "config", ["seed=1,x"], multirun=True)
+    assert [text.split(":")[0] for text in found.problems] == ["seed=x"]
+
+
+def test_flags_that_are_keys() -> None:
+    assert flag_problems(["--save-steps=5", "--resume", "best", "optim.lr=1"]) == (
+        [
+            "--save-steps=5: no such flag; keys are given without dashes, as `checkpoint.every_steps=5`",
+            "--resume: no such flag; keys are given without dashes, as `resume=VALUE`",
+        ],
+        ["optim.lr=1"],
+    )
+
+
+def test_every_spelling_leads_to_a_key_or_a_group() -> None:
+    with our_loader() as loader:
+        cfg = examine(loader, "config", [], multirun=False).jobs[0]
+    for spelling, key in SPELLINGS.items():
+        node = cfg
+        for part in key.split("."):
+            assert part in node, f"{spelling} -> {key}"
+            node = node[part]

@@ -1,0 +1,101 @@
+"""What ranks do in these tests instead of training. Each is called as (config, run)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from dcp_runner.checkpoint.errors import CheckpointError, Failure
+from dcp_runner.config import RunConfig
+from dcp_runner.train.context import RunContext
+
+log = logging.getLogger("entries")
+
+
+def meet(config: RunConfig, run: RunContext) -> None:
+    """All ranks meet once, and each leaves its facts."""
+    total = torch.ones(1)
+    if run.world_size > 1:
+        dist.all_reduce(total)
+    assert total.item() == run.world_size
+    line = f"{run.rank} {run.world_size} {run.local_rank} {run.local_world_size} {run.attempt} {run.config_hash}"
+    (run.run_dir / f"fact-{run.rank}").write_text(f"{line} {run.run_dir} {os.environ.get('RANK')}")
+
+
+def chatter(config: RunConfig, run: RunContext) -> None:
+    """Every rank logs, warns and prints."""
+    warnings.simplefilter("default")
+    log.info("one message")
+    log.warning("one warning")
+    warnings.warn("from python", UserWarning, stacklevel=1)
+    print("printed", flush=True)
+    os.write(1, b"written\n")
+
+
+def raises_with_seed_0(config: RunConfig, run: RunContext) -> None:
+    if config.seed == 0:
+        raises(config, run)
+    meet(config, run)
+
+
+def raises(config: RunConfig, run: RunContext) -> None:
+    """Rank 1 raises; the others wait for it."""
+    if run.rank == 1:
+        raise ValueError("boom")
+    dist.barrier()
+
+
+def all_raise_the_same(config: RunConfig, run: RunContext) -> None:
+    raise CheckpointError("write", [Failure(2, "some-host", "OSError", "disk full")], alive=[0, 1])
+
+
+def killed_while_others_wait(config: RunConfig, run: RunContext) -> None:
+    if run.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
+
+
+def killed_while_others_work(config: RunConfig, run: RunContext) -> None:
+    """The others never talk to anybody again, and answer no signal but the last."""
+    if run.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    work(config, run)
+
+
+def work(config: RunConfig, run: RunContext) -> None:
+    """For ever, in small pieces, whatever is asked."""
+    ready(run)
+    while True:
+        time.sleep(0.01)
+
+
+def work_until_asked(config: RunConfig, run: RunContext) -> None:
+    """As the training loop: a signal is read at a boundary, and then all leave together."""
+    ready(run)
+    while run.stop.signal is None:
+        time.sleep(0.01)
+    if run.world_size > 1:
+        dist.barrier()
+    log.info("saved")
+    raise SystemExit(128 + run.stop.signal)
+
+
+def leaves(config: RunConfig, run: RunContext) -> None:
+    if run.rank == 1:
+        sys.exit(7)
+    dist.barrier()
+
+
+def ready(run: RunContext) -> None:
+    """Tell the test that this rank is at work, and its process id."""
+    beside = Path(run.run_dir) / f"ready-{run.rank}.tmp"
+    beside.write_text(str(os.getpid()))
+    beside.rename(beside.with_suffix(""))

@@ -1,0 +1,92 @@
+"""Who failed first: notes and exit codes, weighed without any process."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from dcp_runner.launch.outcomes import Ended, Exit, Outcome, first_failure, in_short, read_all, report, write
+
+KILL, TERM, ABRT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
+GLOO = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+
+
+def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom", expected: bool = False) -> Outcome:
+    return Outcome(rank, "host", 1, kind, message, f"Traceback of rank {rank}", time, expected)
+
+
+@pytest.mark.parametrize(
+    ("exits", "notes", "rank", "said"),
+    [
+        ([Exit(0, 0), Exit(1, 0)], [], None, ""),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 2.0), note(1, 1.0)], 1, "raised ValueError: boom"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "RuntimeError", GLOO), note(1, 2.0)], 1, "ValueError"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "DistBackendError", "x"), note(1, 2.0)], 1, "ValueError"),
+        ([Exit(0, 1), Exit(1, KILL)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGKILL"),
+        ([Exit(0, 1), Exit(1, KILL)], [note(0, 1.0)], 1, "killed by SIGKILL"),
+        ([Exit(1, KILL), Exit(0, KILL, by_launcher=True)], [], 1, "killed by SIGKILL"),
+        ([Exit(1, 1), Exit(0, KILL, by_launcher=True)], [note(1, 1.0)], 1, "raised ValueError"),
+        ([Exit(1, ABRT), Exit(0, 1)], [note(1, 2.0), note(0, 1.0, "RuntimeError", GLOO)], 1, "ValueError"),
+        ([Exit(0, 1), Exit(1, ABRT)], [note(0, 1.0)], 0, "ValueError"),
+        ([Exit(0, 1), Exit(1, ABRT)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGABRT"),
+        ([Exit(1, 7), Exit(0, 1)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "left with exit code 7"),
+        ([Exit(1, 7), Exit(0, 1)], [note(0, 1.0)], 0, "ValueError"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 2.0, "RuntimeError", GLOO), note(1, 1.0, "RuntimeError", GLOO)], 1, GLOO),
+        ([Exit(0, KILL, by_launcher=True)], [], 0, "did not end by itself"),
+        ([Exit(0, -99)], [], 0, "killed by signal 99"),
+    ],
+)
+def test_the_first_failure(exits: list[Exit], notes: list[Outcome], rank: int | None, said: str) -> None:
+    first = first_failure(exits, notes)
+    assert (first and first.rank) == rank
+    assert first is None or said in first.headline
+
+
+@pytest.mark.parametrize(
+    ("codes", "by_launcher", "asked", "expected"),
+    [
+        ([0, 0], [], None, 0),
+        ([1, 0], [], None, 1),
+        ([0, KILL], [], None, 1),
+        ([130, 130], [], 2, 130),
+        ([143, 143], [], None, 143),
+        ([143, 1], [], 15, 1),
+        ([143, 0], [], None, 1),
+        ([7, 7], [], None, 1),
+        ([KILL, KILL], [0, 1], 2, 130),
+        ([130, KILL], [1], 2, 130),
+        ([1, KILL], [1], None, 1),
+        ([0, 0], [], 2, 0),
+    ],
+)
+def test_the_exit_code(codes: list[int], by_launcher: list[int], asked: int | None, expected: int) -> None:
+    exits = [Exit(rank, code, rank in by_launcher) for rank, code in enumerate(codes)]
+    assert Ended(exits, asked).exit_code == expected
+
+
+def test_notes_survive_the_disk(tmp_path: Path) -> None:
+    notes = [note(0, 1.5), note(3, 2.5, message="mit Ümlaut\nand lines")]
+    for one in notes:
+        write(tmp_path, one)
+    assert read_all(tmp_path) == notes
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-00000.json", "rank-00003.json"]
+
+
+def test_the_last_line_names_the_first_failure() -> None:
+    ended = Ended([Exit(1, 1), Exit(0, 1), Exit(2, KILL, by_launcher=True)])
+    assert report(ended, [note(1, 1.0), note(0, 2.0, "RuntimeError", GLOO)], Path("run")) == [
+        "Traceback of rank 1",
+        "ended after it: rank 0, 2",
+        "log: run/logs/rank-00001.log",
+        "FAILED: rank 1 (host) raised ValueError: boom",
+    ]
+    assert report(Ended([Exit(0, 0)]), [], Path("run")) == []
+
+
+def test_a_rank_speaks_for_itself_where_no_launcher_of_ours_does() -> None:
+    assert in_short(note(1, 1.0)) == "[rank 1@host] FAILED\n[rank 1@host] Traceback of rank 1"
+    plain = in_short(note(1, 1.0, "CheckpointError", "a\nb", True))
+    assert plain == "[rank 1@host] FAILED: CheckpointError: a\n[rank 1@host] b"
+    assert in_short(note(0, 1.0, "RuntimeError", GLOO)).count("\n") == 0

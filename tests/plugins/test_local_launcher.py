@@ -1,0 +1,58 @@
+"""Hydra's own suites against our launcher, and what they do not ask: the truth about a failing job."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
+from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from hydra.test_utils.test_utils import chdir_plugin_root  # noqa: F401
+
+from hydra_plugins.dcp_launcher import DcpLocalLauncher
+
+
+def test_discovered() -> None:
+    assert DcpLocalLauncher.__name__ in [cls.__name__ for cls in Plugins.instance().discover(Launcher)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher_name, overrides", [("dcp_local", [])])
+class TestLauncher(LauncherTestSuite):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=dcp_local"])])
+class TestIntegration(IntegrationTestSuite):
+    pass
+
+
+APP = """
+import os, signal
+import hydra
+
+@hydra.main(version_base="1.3", config_path=None)
+def main(cfg):
+    if cfg.how == "raise":
+        raise ValueError("boom")
+    if cfg.how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("fine", cfg.number)
+
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["raise", "kill"])
+def test_a_failing_job_fails_the_sweep_and_not_the_others(tmp_path: Path, how: str) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=dcp_local", f"+how={how},fine", "+number=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    assert "job 0 failed" in done.stdout + done.stderr
+    assert "job 1 is done" in done.stdout + done.stderr
