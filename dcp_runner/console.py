@@ -58,12 +58,17 @@ def _everything(log_file: Path) -> logging.Handler:
     return handler
 
 
-def _messages() -> logging.Handler:
-    handler: logging.Handler = logging.StreamHandler(sys.stdout)
-    if sys.stdout.isatty():
-        from rich.logging import RichHandler
+class _Terminal(logging.Handler):
+    """Writes as rich does, so that a progress bar stays below the messages."""
 
-        handler = RichHandler(show_path=False, show_level=False, log_time_format="%H:%M:%S")
+    def emit(self, record: logging.LogRecord) -> None:
+        from rich import get_console
+
+        get_console().print(self.format(record), markup=False, highlight=False, soft_wrap=True)
+
+
+def _messages() -> logging.Handler:
+    handler = _Terminal() if sys.stdout.isatty() else logging.StreamHandler(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.addFilter(lambda record: record.levelno < logging.WARNING)
     return handler

@@ -243,7 +243,8 @@ def connect(world_size: int, timeout_s: float) -> Comm:
     if not dist.is_initialized():
         if world_size != 1:
             raise ValueError(
-                f"the topology has {world_size} ranks, but there is no process group; call torch.distributed.init_process_group() first"
+                f"the topology has {world_size} ranks, but there is no process group; "
+                "call torch.distributed.init_process_group() first"
             )
         return Comm(HashStore(), 0, 1, timeout_s=timeout_s)
     if dist.get_world_size() != world_size:

@@ -91,7 +91,8 @@ def sources(saved: Sequence[str], live: Iterable[str], policy: OnMissingCopy) ->
     unused = [name for name in saved if name not in wanted]
     told = [f"{what} {_names(names)}" for what, names in (("lacks", missing), ("has besides", unused)) if names]
     raise ValueError(
-        f"the checkpoint {' and '.join(told)}; it was saved with other copies, and its policy (on_missing_copy) is 'error'. "
+        f"the checkpoint {' and '.join(told)}; it was saved with other copies, and its policy (on_missing_copy) is "
+        "'error'. "
         "Resume with the topology and sharing of the checkpoint, or leave this component out with resume_skip"
     )
 

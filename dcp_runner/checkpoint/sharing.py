@@ -92,7 +92,8 @@ def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
         unknown = [axis for axis in sharing.axes if axis not in axes]
         if unknown:
             raise ValueError(
-                f"sharing {declared!r} names mesh axis {', '.join(unknown)}; this topology has {', '.join(axes) or 'none'}"
+                f"sharing {declared!r} names mesh axis {', '.join(unknown)}; "
+                f"this topology has {', '.join(axes) or 'none'}"
             )
         return Resolved(sharing, "declared")
     if traits.pattern is not None:

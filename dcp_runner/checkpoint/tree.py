@@ -3,7 +3,7 @@
 Plain JSON carries None, bool, str, small ints, ordinary floats, lists and dicts with text keys. What JSON lacks is
 an object with the key `$` (a user's dict that has this key is written as pairs):
 
-    {"$": "tensor"}                          the tensor named by its path; "v" holds the name where it is tied to another one
+    {"$": "tensor"}                          the tensor named by its path; "v": the name where it is tied
     {"$": "int", "v": "0x..."}               beyond 2**53
     {"$": "float", "v": "nan"}               nan, inf, -inf, -0.0, or the 64 bits of another nan in hex
     {"$": "str" | "bytes", "v": "..."}       base64 (text with lone surrogates; bytes)

@@ -148,7 +148,9 @@ def odd_ones(labels: Sequence[tuple[int, str]]) -> tuple[int, ...]:
 def _message(bound: Bound, copy: Copy, odd: Sequence[int], where: str) -> str:
     ranks = f"rank{'s' if len(odd) > 1 else ''} {rank_text(odd)}"
     return (
-        f"component {bound.key!r}, copy {copy.name!r} (ranks {rank_text(copy.holders)}): shared as {bound.resolved.sharing}, so all "
-        f"must hold the same, but {ranks} differ{'s' if len(odd) == 1 else ''}{' ' + where if where else ''}. "
-        f"If that is intended, declare sharing.{bound.key}=per_rank or per_group:<axes>; if not, the replicas have drifted apart"
+        f"component {bound.key!r}, copy {copy.name!r} (ranks {rank_text(copy.holders)}): shared as "
+        f"{bound.resolved.sharing}, so all must hold the same, but {ranks} "
+        f"differ{'s' if len(odd) == 1 else ''}{' ' + where if where else ''}. "
+        f"If that is intended, declare sharing.{bound.key}=per_rank or per_group:<axes>; "
+        "if not, the replicas have drifted apart"
     )

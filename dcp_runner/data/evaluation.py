@@ -13,11 +13,12 @@ def evaluation_batches(
 ) -> Iterator[Batch]:
     """The batches of one part of an evaluation; the global generators stay where they are.
 
-    The first `samples` items (None, or more than there are: all), in order, are cut into `parts` contiguous slices
-    whose lengths differ by at most one. The slice of `part` comes in batches of at most `batch` samples, the last one
+    `samples` items (None, or more than there are: all), evenly spread over the data set so that they stand for all of
+    it, are cut in order into `parts` contiguous slices whose lengths differ by at most one. The slice of `part` comes in batches of at most `batch` samples, the last one
     may be shorter, and with fewer samples than parts some parts have none. Items are seeded by (seed, 0, index).
     """
     count = len(dataset) if samples is None else min(samples, len(dataset))
     start, stop = part * count // parts, (part + 1) * count // parts
-    keys = [[(0, index) for index in range(first, min(first + batch, stop))] for first in range(start, stop, batch)]
+    chosen = [number * len(dataset) // count for number in range(start, stop)]
+    keys = [[(0, index) for index in chosen[first : first + batch]] for first in range(0, len(chosen), batch)]
     yield from load(Seeded(dataset, seed), keys, workers)

@@ -117,7 +117,7 @@ class TrainerConfig:
     eval_every: int | None = 100
     """Evaluate after every so many optimizer steps (and after the last); null: never."""
     eval_samples: int | None = None
-    """Samples of one evaluation, the first ones of the evaluation set; null: all."""
+    """Samples of one evaluation, evenly spread over the evaluation set; null: all."""
     accumulate: int = 1
     """Micro-batches of one optimizer step on each rank."""
     clip_norm: float | None = 1.0

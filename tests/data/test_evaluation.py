@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 import torch
 from noisy_items import Noisy, generator_states, ids, rows
@@ -9,14 +11,17 @@ from noisy_items import Noisy, generator_states, ids, rows
 from dcp_runner.data.evaluation import evaluation_batches
 
 
-@pytest.mark.parametrize("samples, count", [(None, 23), (10, 10), (1, 1), (99, 23)])
+@pytest.mark.parametrize(
+    "samples, chosen",
+    [(None, range(23)), (10, [0, 2, 4, 6, 9, 11, 13, 16, 18, 20]), (1, [0]), (99, range(23))],
+)
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
-def test_the_parts_share_out_the_first_samples(samples: int | None, count: int, parts: int) -> None:
+def test_the_parts_share_out_samples_from_everywhere(samples: int | None, chosen: Iterable[int], parts: int) -> None:
     slices = [
         ids([*evaluation_batches(Noisy(23), samples=samples, batch=4, part=part, parts=parts, seed=1)])
         for part in range(parts)
     ]
-    assert [index for own in slices for index in own] == list(range(count))
+    assert [index for own in slices for index in own] == list(chosen)
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
 

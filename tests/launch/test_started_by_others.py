@@ -79,7 +79,7 @@ def test_one_folder_and_one_configuration(start: Start, tmp_path: Path) -> None:
     assert [command.out.count("\n") for command in commands] == [1, 0, 0]
 
 
-@BOTH
+@SRUN
 def test_a_bad_command_line_is_reported_once_and_ends_all(start: Start, tmp_path: Path) -> None:
     commands = start("meet", "trainr.max_steps=1", "parallel=dpp", "seed=x")
     assert codes(commands) == [2, 2, 2]
@@ -103,7 +103,7 @@ def test_help_keeps_nobody_waiting(start: Start) -> None:
     assert commands[0].out and not commands[1].out
 
 
-@BOTH
+@SRUN
 def test_a_rank_raises(start: Start, tmp_path: Path) -> None:
     commands = start("raises", *DDP)
     assert codes(commands) == [1, 1, 1]
