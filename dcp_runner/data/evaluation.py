@@ -14,8 +14,9 @@ def evaluation_batches(
     """The batches of one part of an evaluation; the global generators stay where they are.
 
     `samples` items (None, or more than there are: all), evenly spread over the data set so that they stand for all of
-    it, are cut in order into `parts` contiguous slices whose lengths differ by at most one. The slice of `part` comes in batches of at most `batch` samples, the last one
-    may be shorter, and with fewer samples than parts some parts have none. Items are seeded by (seed, 0, index).
+    it, are cut in order into `parts` contiguous slices whose lengths differ by at most one. The slice of `part` comes
+    in batches of at most `batch` samples, the last one may be shorter, and with fewer samples than parts some parts
+    have none. Items are seeded by (seed, 0, index).
     """
     count = len(dataset) if samples is None else min(samples, len(dataset))
     start, stop = part * count // parts, (part + 1) * count // parts

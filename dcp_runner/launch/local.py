@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import FrameType
 
@@ -35,6 +36,8 @@ from dcp_runner.train.signals import STOP_SIGNALS, StopFlag
 LOOPBACK = "127.0.0.1"
 LEAVE_S = 30
 """After a stop signal, or after a rank has failed, the others have so long to save and leave."""
+START_S = 120
+"""Within this time all ranks must have been started."""
 _CHATTY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
@@ -49,6 +52,8 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    method = start_method or ("spawn" if torch.cuda.is_available() else "fork")
+    all_started = multiprocessing.get_context(method).Barrier(size)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -58,7 +63,7 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         rdzv_endpoint=f"{LOOPBACK}:0",
         local_addr=LOOPBACK,
         max_restarts=0,
-        start_method=start_method or ("spawn" if torch.cuda.is_available() else "fork"),
+        start_method=method,
         signals_to_handle="SIGHUP,SIGQUIT",
         shutdown_timeout=LEAVE_S,
     )
@@ -83,7 +88,7 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
 
     with _quiet(), _handling(stop):
         try:
-            elastic_launch(config, _rank)(job, local_size, os.getpid())
+            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started)
         except ChildFailedError as error:
             failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except SignalException as request:
@@ -109,11 +114,16 @@ def _exits(size: int, failed: dict[int, int], notes: Path, cut_short: bool) -> l
     return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
 
 
-def _rank(job: Job, local_size: int, launcher: int) -> None:
-    """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, through the launcher."""
+def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier) -> None:
+    """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, through the launcher.
+
+    No rank talks to the store before all have been forked: the store's thread looks up who connects, and a process
+    forked while it holds glibc's resolver lock would wait for that lock for ever.
+    """
     os.setsid()
     _die_with(launcher)
     stop = StopFlag(own_session=True).install()
+    all_started.wait(START_S)
     world = from_env(os.environ)
     assert world is not None  # elastic has set torchrun's variables
     world = replace(world, starter=Starter.own, local_rank=world.rank % local_size, local_size=local_size)

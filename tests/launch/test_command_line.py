@@ -72,6 +72,7 @@ def test_a_launcher_without_a_sweep_is_a_mistake(tmp_path: Path) -> None:
     assert "hydra/launcher=dcp_local: it acts in a sweep only; add -m" in made.err
 
 
+@pytest.mark.slow
 def test_a_configuration_folder_of_ones_own(tmp_path: Path) -> None:
     """New options for our groups, a file of one's own for this machine, and a broken one is told."""
     own = tmp_path / "own"

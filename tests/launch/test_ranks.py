@@ -140,6 +140,7 @@ def test_no_rank_outlives_a_launcher_that_is_killed(tmp_path: Path) -> None:
     assert gone(pids)
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_after_a_failed_job_and_then_fails(tmp_path: Path) -> None:
     made = Command(tmp_path, ours("raises"), ["-m", "parallel=ddp", "seed=0,1", "hydra.sweep.dir=sweep"]).start()
     assert made.wait() == 1

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,11 @@ SRUN = pytest.mark.parametrize("start", ["srun"], indirect=True)
 @pytest.fixture
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     """Starts one command as three ranks; torchrun's agent (this process) hosts the store, under srun rank 0 does."""
-    server: TCPStore | None = None
-    if request.param == "torchrun":
-        server = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        port = server.port
-    else:
-        with closing(socket.create_server(("127.0.0.1", 0))) as probe:
-            port = probe.getsockname()[1]
+    servers: list[TCPStore] = []
+    listener = socket.create_server(("127.0.0.1", 0))
+    port = listener.getsockname()[1]
+    if request.param == "srun":
+        listener.close()
 
     def environment(rank: int) -> dict[str, str]:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
@@ -55,10 +52,15 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
         for rank, seed in enumerate(seeds):
             environments[rank]["TEST_SEED"] = str(seed)
         commands = [Command(tmp_path, ours(entry), list(arguments), environments[r], tag=str(r)) for r in range(SIZE)]
-        return [command.start() for command in commands]
+        started = [command.start() for command in commands]
+        if request.param == "torchrun":  # after the forks, because the store has a thread
+            served = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
+            servers.append(TCPStore("127.0.0.1", port, **served))
+        return started
 
     yield go
-    del server
+    servers.clear()
+    listener.close()
 
 
 def codes(commands: list[Command]) -> list[int]:
@@ -112,6 +114,7 @@ def test_a_rank_raises(start: Start, tmp_path: Path) -> None:
     assert (tmp_path / "outputs/run/attempts/1/outcomes/rank-00001.json").exists()
 
 
+@pytest.mark.slow
 @SRUN
 def test_a_sweep_is_run_by_all_ranks_job_by_job(start: Start, tmp_path: Path) -> None:
     """The job that fails does not take the next one with it, and the sweep fails at last."""
@@ -151,6 +154,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_torchrun_itself_with_a_plain_hydra_app(tmp_path: Path) -> None:
     """Every rank enters Hydra here, and Hydra makes two folders; rank 0's is used."""
     (tmp_path / "plain.py").write_text(PLAIN_APP)

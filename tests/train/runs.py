@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Mapping
 from datetime import timedelta
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ def run(folder: Path, world: int, *, timeout_s: float = 90.0, **overrides: Any) 
     attempt = len(list((folder / "attempts").glob("*"))) + 1 if folder.exists() else 1
     (folder / "attempts" / str(attempt)).mkdir(parents=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    ranks = [FORK.Process(target=_rank, args=(made, folder, attempt, rank, world, store.port)) for rank in range(world)]
+    started = FORK.Barrier(world)  # see dcp_runner.launch.local: no fork while the store's thread looks up a client
+    common = (made, folder, attempt, world, store.port, started)
+    ranks = [FORK.Process(target=_rank, args=(rank, *common)) for rank in range(world)]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -88,7 +91,8 @@ def run(folder: Path, world: int, *, timeout_s: float = 90.0, **overrides: Any) 
     return [process.exitcode or 0 for process in ranks]
 
 
-def _rank(made: RunConfig, folder: Path, attempt: int, rank: int, world: int, port: int) -> None:
+def _rank(rank: int, made: RunConfig, folder: Path, attempt: int, world: int, port: int, started: Barrier) -> None:
+    started.wait(60)
     if world > 1:
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
