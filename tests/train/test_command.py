@@ -1,0 +1,57 @@
+"""The real command, from a shell, on two real ranks: what it says and leaves behind when a rank dies or stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+
+
+def command(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    tiny = ("debug=tiny", "parallel=ddp", "parallel.dp=2", "checkpoint.every_steps=5", "name=run", "trainer.device=cpu")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    line = [sys.executable, "-m", "dcp_runner", *tiny, *overrides]
+    return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize(
+    ("signum", "says"),
+    [(signal.SIGKILL, "rank 1"), (signal.SIGSTOP, "rank 1: Silent: no answer within 3 s")],
+)
+def test_a_rank_is_lost_before_a_save_and_the_same_command_goes_on(tmp_path: Path, signum: int, says: str) -> None:
+    callback = f"{{_target_: runs.KillAt, step: 10, ranks: [1], mark: {tmp_path}/mark, signum: {int(signum)}}}"
+    overrides = ("checkpoint.timeout_s=3", "trainer.eval_every=null", f"+callbacks.kill={callback}")
+    lost = command(tmp_path, *overrides)
+    assert lost.returncode == 1, lost.stderr
+    assert says in "\n".join(lost.stderr.splitlines()[-3:]), lost.stderr
+    run = tmp_path / "outputs" / "run"
+    assert [path.name for path in (run / "checkpoints").glob("checkpoint-*")] == ["checkpoint-5"]
+    left = subprocess.run(["pgrep", "-f", f"{tmp_path}/mark"], capture_output=True, text=True, check=False)
+    assert not left.stdout, "no rank is left alive"
+    on = command(tmp_path, *overrides)
+    assert on.returncode == 0, on.stderr
+    assert "RESUMED step=5" in on.stdout
+    assert sorted(path.name for path in (run / "checkpoints").glob("*checkpoint-*")) == [
+        f"checkpoint-{step}" for step in (10, 15, 20, 5)
+    ]
+    assert not list((run / "checkpoints").glob(".*"))
+
+
+def test_one_command_trains_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
+    done = command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    for text in (
+        "replicated",
+        "FRESH start",
+        "SAVED step=20",
+        "DONE. Checkpoints of steps [5, 10, 15, 20]",
+        "name=run",
+    ):
+        assert text in done.stdout
