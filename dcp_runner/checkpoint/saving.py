@@ -17,7 +17,6 @@ import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -26,36 +25,16 @@ import torch
 
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
-from dcp_runner.checkpoint.digest import TensorDigest, digest_tensor, hash_bytes
-from dcp_runner.checkpoint.errors import CheckpointError, UnstorableError
+from dcp_runner.checkpoint.digest import hash_bytes
+from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord, FileRecord
-from dcp_runner.checkpoint.plan import Part, large, split, stem
+from dcp_runner.checkpoint.plan import stem
+from dcp_runner.checkpoint.staging import Staged, digest, take_apart
 from dcp_runner.checkpoint.storage import MANIFEST, Storage
 from dcp_runner.checkpoint.tensorfile import encode
 from dcp_runner.checkpoint.topology import Topology
-from dcp_runner.checkpoint.tree import Flat, Json, flatten
+from dcp_runner.checkpoint.tree import Json
 from dcp_runner.checkpoint.verify import verify
-
-
-@dataclass
-class Staged:
-    """This rank's copy of one component, taken apart, with its plan and digests."""
-
-    bound: Bound
-    flat: Flat
-    parts: tuple[Part, ...]
-    digests: dict[str, TensorDigest] = field(default_factory=dict)
-
-    @property
-    def sizes(self) -> dict[str, int]:
-        """Bytes by tensor name."""
-        return {name: tensor.numel() * tensor.element_size() for name, tensor in self.flat.tensors.items()}
-
-    def held_by(self, part: Part) -> dict[str, torch.Tensor]:
-        """The tensors of one part."""
-        big = large(self.sizes)
-        small = [name for name in self.flat.tensors if name not in big] if part.number == 1 else []
-        return {name: self.flat.tensors[name] for name in (*part.names, *small)}
 
 
 class Stopwatch:
@@ -88,9 +67,9 @@ def save(
     staging, watch = storage.staging(step, attempt), Stopwatch()
     try:
         first = comm.from_first("plan", lambda: _begin(storage, step, attempt))
-        staged = comm.agree("plan", lambda: _take_apart(bound, step, first))
+        staged = comm.agree("plan", lambda: _plan(bound, step, first))
         watch.lap("plan")
-        comm.agree("stage", lambda: _digest(staged))
+        comm.agree("stage", lambda: digest(staged))
         watch.lap("stage")
         verify(staged, comm)
         watch.lap("verify")
@@ -119,27 +98,10 @@ def _begin(storage: Storage, step: int, attempt: str) -> int:
     return step
 
 
-def _take_apart(bound: Sequence[Bound], step: int, first: int) -> list[Staged]:
+def _plan(bound: Sequence[Bound], step: int, first: int) -> list[Staged]:
     if step != first:
         raise ValueError(f"this rank saves step {step}, and rank 0 saves step {first}")
-    staged, refused = [], []
-    for turn, one in enumerate(bound):
-        try:
-            flat = flatten(one.stateful.state_dict())
-        except UnstorableError as error:
-            refused.append(f"component {one.key!r} {error}")
-            continue
-        new = Staged(one, flat, ())
-        new.parts = split(one.key, one.mine, new.sizes, turn)
-        staged.append(new)
-    if refused:
-        raise UnstorableError("; ".join(refused))
-    return staged
-
-
-def _digest(staged: Sequence[Staged]) -> None:
-    for one in staged:
-        one.digests = {name: digest_tensor(tensor) for name, tensor in one.flat.tensors.items()}
+    return take_apart(bound)
 
 
 def _write(staged: Sequence[Staged], rank: int, storage: Storage, staging: Path) -> dict[str, Json]:

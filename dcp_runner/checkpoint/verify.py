@@ -9,7 +9,6 @@ differing ones, in bounded memory.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
@@ -17,11 +16,9 @@ from dcp_runner.checkpoint.config import Validation
 from dcp_runner.checkpoint.digest import Entry, entries, hash_bytes, same, total
 from dcp_runner.checkpoint.errors import DivergedError, rank_text
 from dcp_runner.checkpoint.plan import large
+from dcp_runner.checkpoint.staging import Staged
 from dcp_runner.checkpoint.topology import Copy, Topology
 from dcp_runner.checkpoint.values import compare_values
-
-if TYPE_CHECKING:
-    from dcp_runner.checkpoint.saving import Staged
 
 TOLD = 8
 """Leaves that a message names."""

@@ -179,10 +179,10 @@ class Waves:
     def bases(self) -> dict[int, Path]:
         return {size: saved(self.root / f"base-{size}", size) for size in (2, 4)}
 
-    def __call__(self, fault: Fault, among: Sequence[Fault]) -> Seen:
+    def __call__(self, fault: Fault, among: Sequence[Fault], size: int) -> Seen:
         if fault not in self.seen:
-            start = among.index(fault) // WAVE * WAVE
-            wave = among[start : start + WAVE]
+            start = among.index(fault) // size * size
+            wave = among[start : start + size]
             folders = [self.root / f"{start + number} of {len(among)}" for number in range(len(wave))]
             for one, folder in zip(wave, folders, strict=True):
                 shutil.copytree(self.bases[one.size], folder, symlinks=True)
@@ -256,13 +256,13 @@ ALL = [
 
 @pytest.mark.parametrize("fault", QUICK, ids=str)
 def test_after_a_fault_the_living_raise_the_same_and_the_last_checkpoint_stays(fault: Fault, waves: Waves) -> None:
-    check(fault, waves(fault, QUICK))
+    check(fault, waves(fault, QUICK, len(QUICK)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", ALL, ids=str)
 def test_after_every_fault_the_living_raise_the_same_and_the_last_checkpoint_stays(fault: Fault, waves: Waves) -> None:
-    check(fault, waves(fault, ALL))
+    check(fault, waves(fault, ALL, WAVE))
 
 
 # -- what the ranks survive --------------------------------------------------------------------------------------------
