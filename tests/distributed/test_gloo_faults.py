@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 from gloo_faults import LOAD, OPEN, SAVE, FaultyComm, Point, effect
-from gloo_ranks import DEAD, Body, Ended, Rank, Ranks, caught, run
+from gloo_ranks import DEAD, LOOPBACK, Body, Ended, Rank, Ranks, caught, run
 from gloo_states import MEGABYTE, Box, bits, state_of
+from torch._C._distributed_c10d import TCPStore
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
@@ -247,9 +249,9 @@ ALL = [
     for size in (2, 4)
     for what, point in POINTS
     for rank in (0, size - 1)
-    for kind in ("kill", "stop", "stop the store", "kill the store")
+    for kind in ("kill", "stop", "raise", "stop the store", "kill the store")
     for when in ("before", "after")
-    if size == 2 or not kind.endswith("the store")
+    if (size == 2 or not kind.endswith("the store")) and (size == 4 or kind != "raise")
     if when == "before" or (size == 2 and not kind.endswith("the store"))
 ]
 
@@ -312,6 +314,31 @@ def test_after_an_exception_at_any_point_the_same_step_can_be_saved(tmp_path: Pa
             assert names == sorted([*(f"checkpoint-{n}" for n in range(100, step + committed)), "latest"])
             assert latest == f"checkpoint-{step}"
             assert again.types == {"FileExistsError"} if committed else again.value == latest
+
+
+def test_a_silent_store_names_the_rank_that_hosts_it(tmp_path: Path) -> None:
+    """As under srun, where no launcher outlives the ranks."""
+
+    class Stopping(Box):
+        def state_dict(self) -> Any:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def body(rank: Rank) -> Ended:
+        os.environ.pop("TORCHELASTIC_USE_AGENT_STORE", None)
+        ports, first = rank.store("ports"), rank.number == 0
+        port = 0 if first else int(ports.get("port"))
+        store = TCPStore(LOOPBACK, port, is_master=first, wait_for_workers=False)
+        if first:
+            ports.set("port", str(store.port))
+        dist.init_process_group("gloo", store=store, rank=rank.number, world_size=rank.size)
+        components = [StateComponent("thing", Stopping() if first else Box({"a": 1}))]
+        coordinator = CheckpointCoordinator(components, Topology(2), tmp_path / "run", timeout_s=TIMEOUT_S)
+        return caught(lambda: coordinator.save(1))
+
+    with Ranks(body, 2) as ranks:
+        (ended,) = ranks.ended(1)
+        assert "the rendezvous store, hosted by rank 0, is silent" in ended.value.text
+        assert ended.value.seconds < IN_TIME_S
 
 
 def test_a_rank_that_does_not_come_is_named_and_comes_too_late(tmp_path: Path) -> None:
