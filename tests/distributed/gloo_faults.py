@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gloo_ranks import Rank
@@ -63,6 +64,14 @@ def fail() -> None:
     raise Injected("made by the test")
 
 
+def end_host(rank: Rank, what: signal.Signals) -> None:
+    """Stop or kill the process that hosts the store, and return when it does nothing any more."""
+    os.kill(rank.host_pid, what)
+    stat = Path(f"/proc/{rank.host_pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "TZX":
+        os.sched_yield()
+
+
 def effect(kind: str, rank: Rank) -> Callable[[], Any]:
     """What a fault of this kind does on the rank where it happens."""
     itself = os.getpid()
@@ -70,6 +79,6 @@ def effect(kind: str, rank: Rank) -> Callable[[], Any]:
         "raise": fail,
         "stop": lambda: os.kill(itself, signal.SIGSTOP),
         "kill": lambda: os.kill(itself, signal.SIGKILL),
-        "stop the store": lambda: os.kill(rank.host_pid, signal.SIGSTOP),
-        "kill the store": lambda: os.kill(rank.host_pid, signal.SIGKILL),
+        "stop the store": lambda: end_host(rank, signal.SIGSTOP),
+        "kill the store": lambda: end_host(rank, signal.SIGKILL),
     }[kind]

@@ -246,14 +246,13 @@ QUICK = [
 POINTS = [(what, point) for what, points in (("open", OPEN), ("save", SAVE), ("load", LOAD)) for point in points]
 ALL = [
     Fault(kind, what, point, rank, size, when)
-    for size in (2, 4)
+    for kind, size, when in (
+        ("kill", 2, "before"), ("kill", 2, "after"), ("kill", 4, "before"), ("stop", 2, "before"), ("stop", 4, "before"),
+        ("stop the store", 2, "before"), ("kill the store", 2, "before"), ("raise", 4, "before"),
+    )
     for what, point in POINTS
     for rank in (0, size - 1)
-    for kind in ("kill", "stop", "raise", "stop the store", "kill the store")
-    for when in ("before", "after")
-    if (size == 2 or not kind.endswith("the store")) and (size == 4 or kind != "raise")
-    if when == "before" or (size == 2 and not kind.endswith("the store"))
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("fault", QUICK, ids=str)
