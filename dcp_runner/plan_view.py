@@ -19,7 +19,7 @@ from dcp_runner.assemble import Parts, build, callbacks_of, components_of, topol
 from dcp_runner.checkpoint.bind import Bound, bind
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.errors import rank_text
-from dcp_runner.checkpoint.live import OptimizerState
+from dcp_runner.checkpoint.optimizers import OptimizerState
 from dcp_runner.checkpoint.plan import split
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig

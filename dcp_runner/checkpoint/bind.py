@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dcp_runner.checkpoint.adapt import adapt, traits_of
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.live import adapt, traits_of
-from dcp_runner.checkpoint.sharing import Resolved, resolve
+from dcp_runner.checkpoint.sharing import Resolved, Sharing, equal_but_along, fixed_axes, resolve
 from dcp_runner.checkpoint.topology import Copy, Topology
 
 
@@ -23,20 +24,36 @@ class Bound:
     copies: tuple[Copy, ...]
     mine: Copy
     level: Validation
+    topology: Topology
+    rank: int
+    cut_along: frozenset[str] = frozenset()
+    """Mesh axes along which its tensors are cut; a tensor that is not is held more widely than the component."""
 
     @property
     def key(self) -> str:
         return self.component.key
 
+    def sharing_of(self, cut: frozenset[str]) -> Sharing:
+        """How what is cut along these axes is shared: as the component, and more widely along each axis by which
+        others of its tensors are cut and this is not.
+        """
+        if not self.mine.equal or not self.cut_along:
+            return self.resolved.sharing
+        axes = tuple(self.topology.mesh)
+        return equal_but_along(fixed_axes(self.resolved.sharing, axes) - self.cut_along | cut, axes)
+
     @property
     def checked(self) -> bool:
-        """Whether the holders of a copy are compared before a save."""
-        return self.level is not Validation.none and any(copy.equal and len(copy.holders) > 1 for copy in self.copies)
+        """Whether holders are compared before a save."""
+        widest = self.topology.copy_of(self.sharing_of(frozenset()), self.rank)
+        return self.level is not Validation.none and widest.equal and len(widest.holders) > 1
 
     @property
     def outline(self) -> str:
         """What all ranks must have declared alike, because each plans for all from it."""
-        return f"{self.resolved.sharing}, validation {self.level}, on_missing_copy {self.component.on_missing_copy}"
+        cut = ", cut along " + "+".join(sorted(self.cut_along)) if self.cut_along else ""
+        policy = self.component.on_missing_copy
+        return f"{self.resolved.sharing}{cut}, validation {self.level}, on_missing_copy {policy}"
 
 
 def bind(
@@ -56,9 +73,14 @@ def bind(
         f"a validation level is given for {key!r}, which no component has" for key in levels if key not in keys
     ]
     bound = []
-    for component, stateful in zip(components, adapt(components), strict=True):
+    for component, stateful in zip(components, adapt(components, topology), strict=True):
+        traits = traits_of(stateful)
         try:
-            resolved = resolve(component.declared, traits_of(stateful), tuple(topology.mesh))
+            resolved = resolve(component.declared, traits, tuple(topology.mesh))
+            json.dumps(dict(component.metadata), allow_nan=False)
+        except TypeError as error:
+            problems.append(f"component {component.key!r}: its metadata is not JSON: {error}")
+            continue
         except ValueError as error:
             problems.append(f"component {component.key!r}: {error}")
             continue
@@ -67,7 +89,7 @@ def bind(
             level = Validation.none
         copies = topology.copies(resolved.sharing)
         mine = next(copy for copy in copies if rank in copy.holders)
-        bound.append(Bound(component, stateful, resolved, copies, mine, level))
+        bound.append(Bound(component, stateful, resolved, copies, mine, level, topology, rank, traits.cut_along))
     if problems:
         raise ValueError("the components cannot be saved so:\n  " + "\n  ".join(problems))
     return bound

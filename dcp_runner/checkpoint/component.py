@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -35,6 +35,19 @@ class Comparing(Protocol):
 
     def differences(self, state: dict[str, Any]) -> Differences:
         """Compare with a saved state whose tensors are on the meta device."""
+        ...
+
+
+@runtime_checkable
+class Elastic(Comparing, Protocol):
+    """A Stateful whose copies are parts of one state, by full names, and that can be re-cut to any other parts."""
+
+    def layout(self) -> Any:
+        """A state-like tree: what stands where a tensor stands in a saved state tells how that is to be cut."""
+        ...
+
+    def wanted(self) -> Callable[[tuple[str, ...]], bool]:
+        """Whether this rank takes the item of a saved state that lies under these keys."""
         ...
 
 

@@ -84,11 +84,9 @@ def entries(flat: Flat, digests: Mapping[str, TensorDigest]) -> dict[str, Entry]
     return table
 
 
-def total(table: Mapping[str, Entry]) -> tuple[str, str]:
-    """Two digests of a whole state: of the exact entries, and with numbers by kind and value whatever carries them."""
-    exact = "\n".join(f"{path} {table[path].exact}" for path in sorted(table))
-    loose = "\n".join(f"{path} {table[path].number or table[path].exact}" for path in sorted(table))
-    return _hash_text(exact), _hash_text(loose)
+def total(table: Mapping[str, Entry]) -> str:
+    """One digest of many entries."""
+    return _hash_text("\n".join(f"{path} {table[path].exact}" for path in sorted(table)))
 
 
 def same(one: Entry, other: Entry) -> bool:

@@ -1,8 +1,8 @@
 """A load: nothing is changed before every rank has read and checked everything.
 
 1. find      (rank 0) choose the folder, check the manifest and the list of files; (all) get the manifest
-2. compare   (all) open the files of the own copies, and list everything that does not fit, without reading tensors
-3. read      (all) read and check the own copies, and each rank its share of the files that nobody reads
+2. compare   (all) open the files of what is wanted, and list everything that does not fit, without reading tensors
+3. read      (all) read and check what is wanted, and each rank its share of the files that nobody reads
 4. apply     (all) hand the states to their objects
 """
 
@@ -10,25 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Literal
 
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
-from dcp_runner.checkpoint.component import Comparing, Refreshing
+from dcp_runner.checkpoint.component import Refreshing
 from dcp_runner.checkpoint.config import Check
-from dcp_runner.checkpoint.errors import MismatchError
-from dcp_runner.checkpoint.live import hint
+from dcp_runner.checkpoint.errors import IntegrityError, MismatchError
+from dcp_runner.checkpoint.hints import hint
 from dcp_runner.checkpoint.manifest import CheckpointManifest
-from dcp_runner.checkpoint.plan import Source, sources
-from dcp_runner.checkpoint.reading import check_files, check_whole, find, open_copy, parse_manifest, read_manifest
+from dcp_runner.checkpoint.opening import Pending, chosen_copies, open_component
+from dcp_runner.checkpoint.reading import check_files, check_whole, find, parse_manifest, read_manifest
 from dcp_runner.checkpoint.storage import Storage
-from dcp_runner.checkpoint.tensorfile import TensorFile
-from dcp_runner.checkpoint.tree import Json
-from dcp_runner.checkpoint.untree import tensor_paths, unflatten
 
 
 @dataclass(frozen=True)
@@ -54,21 +49,6 @@ class LoadReport:
     @property
     def step(self) -> int:
         return self.manifest.step
-
-
-@dataclass
-class Pending:
-    """A component between reading and applying."""
-
-    bound: Bound
-    action: str
-    skeleton: Json = None
-    files: list[TensorFile] = field(default_factory=list)
-    state: Any = None
-
-    def where(self) -> dict[str, TensorFile]:
-        """Tensor name -> its file."""
-        return {name: file for file in self.files for name in file.tensors}
 
 
 def load(
@@ -98,7 +78,7 @@ def load(
         pending, notes = comm.agree(
             "compare", lambda: _compare(bound, folder, manifest, stack, strict=strict, skip=skip, fresh=fresh)
         )
-        comm.agree("read", lambda: _read(pending, bound, comm, folder, manifest, check))
+        comm.agree("read", lambda: _read(pending, comm, folder, manifest, check))
     comm.agree("apply", lambda: _apply(pending, manifest.step, comm.rank))
     rows = tuple(_row(one, manifest) for one in pending)
     return LoadReport(folder, manifest, rows, tuple(notes))
@@ -125,14 +105,17 @@ def _compare(
     ]
     pending = []
     for one in bound:
-        if one.key in skip:
-            pending.append(Pending(one, "left as it is (skipped)"))
-        elif one.key not in manifest.components:
-            pending.append(Pending(one, "left as it is (not in the checkpoint)"))
-            if one.component.required:
-                problems.append(f"component {hint(one.key, manifest.components)} is not in the checkpoint")
-        else:
-            _open(one, folder, manifest, stack, one.key in fresh, pending, problems, notes)
+        try:
+            pending.append(_open(one, folder, manifest, stack, skip, fresh))
+            found = pending[-1].differences()
+        except IntegrityError:
+            raise
+        except ValueError as error:
+            problems.append(f"component {one.key!r}: {error}")
+            continue
+        notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
+        notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
+        problems += [f"{one.key}: {line}" for line in found.wrong]
     if problems or (strict and notes):
         told = "".join(f"\n    {line}" for line in (*problems, *(notes if strict else ())))
         raise MismatchError(f"{folder.name} does not fit:{told}")
@@ -144,78 +127,44 @@ def _open(
     folder: Path,
     manifest: CheckpointManifest,
     stack: ExitStack,
-    fresh: bool,
-    pending: list[Pending],
-    problems: list[str],
-    notes: list[str],
-) -> None:
-    """Open the files of this rank's copy of one component and compare without reading tensors."""
-    record = manifest.components[one.key]
-    try:
-        source = Source(None, "fresh") if fresh else _sources(one, record.copies)[one.mine.name]
-    except ValueError as error:
-        problems.append(f"component {one.key!r}: {error}")
-        return
-    new = Pending(one, source.action)
-    pending.append(new)
-    if source.copy is None:
-        return
-    new.files = open_copy(folder, manifest, record.copies[source.copy].files, stack)
-    new.skeleton = new.files[0].about["tree"]
-    where = new.where()
-    lost = [name for _, name in tensor_paths(new.skeleton) if name not in where]
-    problems += [f"component {one.key!r}: tensor {name!r} is in none of its files" for name in lost]
-    live = one.stateful.state_dict()
-    if lost or not isinstance(one.stateful, Comparing):
-        return
-    abstract = {name: _meta(file, name) for name, file in where.items()}
-    found = one.stateful.differences(unflatten(new.skeleton, abstract.__getitem__, live))
-    notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
-    notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
-    problems += [f"{one.key}: {line}" for line in found.wrong]
+    skip: Collection[str],
+    fresh: Collection[str],
+) -> Pending:
+    if one.key in skip:
+        return Pending(one, "left as it is (skipped)")
+    if one.key not in manifest.components:
+        if one.component.required:
+            raise ValueError(f"component {hint(one.key, manifest.components)} is not in the checkpoint")
+        return Pending(one, "left as it is (not in the checkpoint)")
+    return Pending(one, "fresh") if one.key in fresh else open_component(one, folder, manifest, stack)
 
 
-def _sources(one: Bound, saved: Collection[str]) -> dict[str, Source]:
-    return sources(list(saved), [copy.name for copy in one.copies], one.component.on_missing_copy)
-
-
-def _meta(file: TensorFile, name: str) -> torch.Tensor:
-    stored = file.tensors[name]
-    return torch.empty(stored.shape, dtype=stored.dtype, device="meta")
-
-
-def _read(
-    pending: Sequence[Pending],
-    bound: Sequence[Bound],
-    comm: Comm,
-    folder: Path,
-    manifest: CheckpointManifest,
-    check: Check,
-) -> None:
+def _read(pending: Sequence[Pending], comm: Comm, folder: Path, manifest: CheckpointManifest, check: Check) -> None:
     for one in pending:
-        if one.files:
-            where = one.where()
-            tensors = {name: file.read(name) for name, file in where.items()}
-            one.state = unflatten(one.skeleton, tensors.__getitem__, one.bound.stateful.state_dict())
+        one.read()
     if check is Check.all:
-        unread = sorted(set(manifest.files) - _read_by_anyone(pending, manifest))
-        check_files(folder, manifest, unread[comm.rank :: comm.world_size])
+        opened = {file.name: file for one in pending if one.source for file in one.source.files}
+        mine = [name for name, rank in _checkers(pending, manifest, comm.world_size).items() if rank == comm.rank]
+        for name in mine:
+            if name in opened:
+                opened[name].check()
+        check_files(folder, manifest, [name for name in mine if name not in opened])
 
 
-def _read_by_anyone(pending: Sequence[Pending], manifest: CheckpointManifest) -> set[str]:
-    """Files that some rank reads whole; the same on every rank."""
-    files: set[str] = set()
+def _checkers(pending: Sequence[Pending], manifest: CheckpointManifest, world_size: int) -> dict[str, int]:
+    """Which rank sees to it that all of a file is checked: one that reads it anyway, or else they take turns."""
+    checkers = {name: number % world_size for number, name in enumerate(sorted(manifest.files))}
     for one in pending:
-        if one.files:
-            copies = manifest.components[one.bound.key].copies
-            used = {source.copy for source in _sources(one.bound, copies).values()}
-            files.update(name for copy in used if copy is not None for name in copies[copy].files)
-    return files
+        if one.source is not None:
+            first = {copy.name: copy.holders[0] for copy in one.bound.copies}
+            for copy, files in reversed(chosen_copies(one.bound, manifest).items()):
+                checkers |= dict.fromkeys(files, first[copy])
+    return checkers
 
 
 def _apply(pending: Sequence[Pending], step: int, rank: int) -> None:
     for one in pending:
-        if one.files:
+        if one.source is not None:
             one.bound.stateful.load_state_dict(one.state)
         elif one.action == "fresh" and isinstance(one.bound.stateful, Refreshing):
             one.bound.stateful.start_fresh(step, rank)

@@ -1,6 +1,6 @@
 """A save: the ranks walk through the phases together, and the checkpoint exists when the last one is agreed.
 
-    1. plan      (rank 0) make the staging folder; (all) take the states apart
+    1. plan      (rank 0) make the staging folder; (all) settle what the first holder decides, take the states apart
     2. stage     (all) digest every tensor
     3. verify    (all) compare the holders of each copy
     4. write     (writers) write and flush their parts, (all) tell the records of their files
@@ -29,6 +29,7 @@ from dcp_runner.checkpoint.digest import hash_bytes
 from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord, FileRecord
 from dcp_runner.checkpoint.plan import stem
+from dcp_runner.checkpoint.settling import settle
 from dcp_runner.checkpoint.staging import Staged, digest, take_apart
 from dcp_runner.checkpoint.storage import MANIFEST, Storage
 from dcp_runner.checkpoint.tensorfile import encode
@@ -67,6 +68,7 @@ def save(
     staging, watch = storage.staging(step, attempt), Stopwatch()
     try:
         first = comm.from_first("plan", lambda: _begin(storage, step, attempt))
+        settle(bound, comm)
         staged = comm.agree("plan", lambda: _plan(bound, step, first))
         watch.lap("plan")
         comm.agree("stage", lambda: digest(staged))
@@ -112,7 +114,7 @@ def _write(staged: Sequence[Staged], rank: int, storage: Storage, staging: Path)
             about = {"component": one.bound.key, "copy": one.bound.mine.name, "part": part.number, "parts": part.count}
             tensors = one.held_by(part)
             header, buffers = encode(
-                about | ({"tree": one.flat.skeleton} if part.number == 1 else {}), tensors, one.digests
+                about | ({"tree": one.flat.skeleton} if part.number == 1 else {}), tensors, one.digests, one.flat.boxes
             )
             size = storage.write(staging / part.path, (buffer for source in ([header], buffers) for buffer in source))
             records[part.path] = {"size": size, "digest": hash_bytes(header), "bytes": size - len(header)}

@@ -6,7 +6,7 @@ was: the topology turns a `Sharing` into copies, and everything else loops over 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -45,12 +45,16 @@ class Sharing:
 class Traits:
     """What a live object shows of how it is held; the input of `sharing=auto`.
 
-    `varies_along` are the mesh axes along which the state differs; `pattern` is set where the object leaves no choice.
+    The state differs along the mesh axes `varies_along`, by what its object says; `cut_along`, because its tensors are
+    parts of whole ones (DTensors), so that what is not cut there is equal; and `named_along`, because each rank has
+    tensors of other names (pipeline stages). `pattern` is set where the object leaves no choice.
     """
 
     why: str
     varies_along: frozenset[str] = frozenset()
     pattern: SharingPattern | None = None
+    cut_along: frozenset[str] = frozenset()
+    named_along: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -85,22 +89,41 @@ def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
 
     `declared` is the user's text or `auto`; `axes` are the topology's mesh axes. A declaration wins; `auto` spans
     every axis along which the object does not vary. Raises ValueError for a declaration that does not parse or
-    names an unknown axis.
+    names an unknown axis, or that contradicts what the object shows.
     """
-    if declared != AUTO:
-        sharing = parse_sharing(declared)
-        unknown = [axis for axis in sharing.axes if axis not in axes]
-        if unknown:
-            raise ValueError(
-                f"sharing {declared!r} names mesh axis {', '.join(unknown)}; "
-                f"this topology has {', '.join(axes) or 'none'}"
-            )
-        return Resolved(sharing, "declared")
+    apart = traits.cut_along | traits.named_along
+    found = equal_but_along(apart | traits.varies_along, axes)
     if traits.pattern is not None:
-        return Resolved(Sharing(traits.pattern), traits.why)
-    spanned = tuple(axis for axis in axes if axis not in traits.varies_along)
+        found = Sharing(traits.pattern)
+    if declared == AUTO:
+        return Resolved(found, traits.why)
+    sharing = parse_sharing(declared)
+    unknown = [axis for axis in sharing.axes if axis not in axes]
+    if unknown:
+        raise ValueError(
+            f"sharing {declared!r} names mesh axis {', '.join(unknown)}; this topology has {', '.join(axes) or 'none'}"
+        )
+    lost = apart - fixed_axes(sharing, axes)
+    if lost:
+        raise ValueError(
+            f"declared as {declared}, which keeps one copy along {', '.join(sorted(lost))}; but what the ranks hold "
+            f"differs there ({traits.why}), so the rest would be lost. Declare {found}, or leave it to auto"
+        )
+    return Resolved(sharing, "declared")
+
+
+def equal_but_along(varies: Collection[str], axes: Sequence[str]) -> Sharing:
+    """The widest sharing among ranks that differ along some of the axes only."""
+    spanned = tuple(axis for axis in axes if axis not in varies)
     if len(spanned) == len(axes):
-        return Resolved(Sharing(SharingPattern.REPLICATED), traits.why)
-    if not spanned:
-        return Resolved(Sharing(SharingPattern.PER_RANK), traits.why)
-    return Resolved(Sharing(SharingPattern.PER_GROUP, spanned), traits.why)
+        return Sharing(SharingPattern.REPLICATED)
+    return Sharing(SharingPattern.PER_GROUP, spanned) if spanned else Sharing(SharingPattern.PER_RANK)
+
+
+def fixed_axes(sharing: Sharing, axes: Sequence[str]) -> frozenset[str]:
+    """The axes along which the ranks hold different copies; of PER_NODE none, since nodes are no axis."""
+    if sharing.pattern is SharingPattern.PER_RANK:
+        return frozenset(axes)
+    if sharing.pattern is SharingPattern.PER_GROUP:
+        return frozenset(axes) - set(sharing.axes)
+    return frozenset()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from dcp_runner.checkpoint.bind import Bound
-from dcp_runner.checkpoint.digest import TensorDigest, digest_tensor
+from dcp_runner.checkpoint.digest import Entry, TensorDigest, digest_tensor, entries
 from dcp_runner.checkpoint.errors import UnstorableError
 from dcp_runner.checkpoint.plan import Part, large, split
+from dcp_runner.checkpoint.sharing import Sharing, fixed_axes
 from dcp_runner.checkpoint.tree import Flat, flatten
 
 
@@ -20,19 +21,35 @@ class Staged:
 
     bound: Bound
     flat: Flat
-    parts: tuple[Part, ...]
+    shared: Mapping[str, Sharing]
+    """By path of a tensor, how it is shared: more widely than the component, where it is not cut as others are."""
+    parts: tuple[Part, ...] = ()
     digests: dict[str, TensorDigest] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
-        """Bytes by tensor name."""
-        return {name: tensor.numel() * tensor.element_size() for name, tensor in self.flat.tensors.items()}
+        """Bytes, by name, of the tensors that the writers of this copy write: its first holder has the tensor first."""
+        copies = {sharing: self.bound.topology.copy_of(sharing, self.bound.rank) for sharing in {*self.shared.values()}}
+        return {
+            name: tensor.numel() * tensor.element_size()
+            for name, tensor in self.flat.tensors.items()
+            if copies[self.shared[name]].holders[0] in self.bound.mine.holders
+        }
 
     def held_by(self, part: Part) -> dict[str, torch.Tensor]:
         """The tensors of one part."""
-        big = large(self.sizes)
-        small = [name for name in self.flat.tensors if name not in big] if part.number == 1 else []
+        sizes = self.sizes
+        big = large(sizes)
+        small = [name for name in sizes if name not in big] if part.number == 1 else []
         return {name: self.flat.tensors[name] for name in (*part.names, *small)}
+
+    def layers(self) -> dict[str, dict[str, Entry]]:
+        """What is compared, by the text of its sharing. What is no tensor is shared as tensors that are not cut."""
+        uncut = self.bound.sharing_of(frozenset())
+        found: dict[str, dict[str, Entry]] = {str(uncut): {}}
+        for path, entry in entries(self.flat, self.digests).items():
+            found.setdefault(str(self.shared.get(path, uncut)), {})[path] = entry
+        return found
 
 
 def take_apart(bound: Sequence[Bound]) -> list[Staged]:
@@ -44,12 +61,25 @@ def take_apart(bound: Sequence[Bound]) -> list[Staged]:
         except UnstorableError as error:
             refused.append(f"component {one.key!r} {error}")
             continue
-        new = Staged(one, flat, ())
+        cut = {path: _cut_along(flat, path, one) for path in (*flat.tensors, *flat.tied)}
+        spoiled = [path for path, axes in cut.items() if axes - fixed_axes(one.resolved.sharing, [*one.topology.mesh])]
+        if spoiled:
+            axes = ", ".join(sorted(cut[spoiled[0]]))
+            refused.append(
+                f"component {one.key!r}: {spoiled[0]} is a DTensor cut along {axes}, so it cannot be shared as "
+                f"{one.resolved.sharing}; declare sharing.{one.key}=per_rank, or per_group with other axes"
+            )
+        sharing = {axes: one.sharing_of(axes) for axes in set(cut.values())}
+        new = Staged(one, flat, {path: sharing[axes] for path, axes in cut.items()})
         new.parts = split(one.key, one.mine, new.sizes, turn)
         staged.append(new)
     if refused:
         raise UnstorableError("; ".join(refused))
     return staged
+
+
+def _cut_along(flat: Flat, path: str, one: Bound) -> frozenset[str]:
+    return frozenset(axis for ranks in flat.cuts.get(path, ()) for axis in one.topology.axes_among(ranks))
 
 
 def digest(staged: Sequence[Staged]) -> None:

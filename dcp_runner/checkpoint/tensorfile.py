@@ -5,7 +5,8 @@ The header's `__metadata__` has the key `dcp_runner`, a JSON object:
     {"format": 1, "component": "model", "copy": "all", "part": 1, "parts": 4,
      "tree": {...},                                        the skeleton (see tree.py), in part 1
      "tensors": {"w": {"blocks": ["<32 hex>", ...]},       digests of 4 MiB each; and, where the data is stored as bytes
-                 "z": {"blocks": [...], "dtype": "complex128", "shape": [2]}}}
+                 "z": {"blocks": [...], "dtype": "complex128", "shape": [2]},
+                 "c": {"blocks": [...], "box": {"shape": [8, 4], "offsets": [2, 0]}}}}     a part of a larger tensor
 
 The manifest holds the digest of the header, and the header the digests of the data, so every byte is covered and
 any part can be checked alone.
@@ -14,7 +15,7 @@ any part can be checked alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import BufferedReader
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from dcp_runner.checkpoint.box import Box
 from dcp_runner.checkpoint.digest import BLOCK, TensorDigest, dtype_name, hash_bytes, host_bytes
 from dcp_runner.checkpoint.errors import IntegrityError
 from dcp_runner.checkpoint.tree import Json
@@ -48,9 +50,15 @@ BYTES_ONLY = {
 
 
 def encode(
-    about: Mapping[str, Json], tensors: Mapping[str, torch.Tensor], digests: Mapping[str, TensorDigest]
+    about: Mapping[str, Json],
+    tensors: Mapping[str, torch.Tensor],
+    digests: Mapping[str, TensorDigest],
+    boxes: Mapping[str, Box],
 ) -> tuple[bytes, Iterator[memoryview]]:
-    """The header of a file, and the buffers that follow it. `about` is put into the index."""
+    """The header of a file, and the buffers that follow it.
+
+    `about` is put into the index; `boxes` says where those tensors lie that are parts of larger ones.
+    """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     table: dict[str, Json] = {}
     index: dict[str, Json] = {}
@@ -61,6 +69,9 @@ def encode(
         index[name] = {"blocks": list(digests[name].blocks)}
         if dtype not in CODES:
             index[name] |= {"dtype": dtype, "shape": list(tensor.shape)}
+        box = boxes.get(name)
+        if box and box.sizes != box.shape:
+            index[name]["box"] = {"shape": list(box.shape), "offsets": list(box.offsets)}
         shape = list(tensor.shape) if dtype in CODES else [size]
         table[name] = {"dtype": CODES.get(dtype, "U8"), "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
@@ -81,7 +92,8 @@ class Stored:
     start: int
     stop: int
     dtype: torch.dtype
-    shape: tuple[int, ...]
+    box: Box
+    """Its place in the whole tensor."""
     blocks: tuple[str, ...]
 
 
@@ -102,6 +114,7 @@ class TensorFile:
             on_failure.callback(self._file.close)
             self._data, self.about, self.tensors = self._open(path.stat().st_size, size, digest)
             on_failure.pop_all()
+        self._checked: set[tuple[str, int]] = set()
 
     def __enter__(self) -> TensorFile:
         return self
@@ -123,43 +136,46 @@ class TensorFile:
             raise IntegrityError(f"{self.name}: format {about['format']} is newer than this version's {FORMAT}")
         return PREFIX + length, about, {name: _stored(table[name], extra) for name, extra in about["tensors"].items()}
 
-    def read(self, name: str) -> torch.Tensor:
-        """The tensor of that name on the CPU, every block checked."""
-        stored = self.tensors[name]
-        data = torch.empty(stored.stop - stored.start, dtype=torch.uint8)
-        if len(data):
-            buffer = memoryview(data.numpy().data)
-            self._file.seek(self._data + stored.start)
-            if self._file.readinto(buffer) != len(buffer):
-                raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
-            for number, digest in enumerate(stored.blocks):
-                self._compare(name, number, buffer[number * BLOCK : (number + 1) * BLOCK], digest)
-        return data.view(stored.dtype).reshape(stored.shape)
+    def read(self, name: str, start: int, target: memoryview) -> None:
+        """Fill `target` with the bytes of a tensor from its byte `start` on, every block checked that this touches."""
+        stored, stop = self.tensors[name], start + len(target)
+        for number in range(start // BLOCK, -(-stop // BLOCK)):
+            first, last = number * BLOCK, min((number + 1) * BLOCK, stored.stop - stored.start)
+            inside = first >= start and last <= stop
+            block = target[first - start : last - start] if inside else memoryview(bytearray(last - first))
+            self._fill(name, number, block)
+            if not inside:
+                low, high = max(first, start), min(last, stop)
+                target[low - start : high - start] = block[low - first : high - first]
 
     def check(self) -> None:
-        """Read and check every block, in bounded memory."""
+        """Read and check every block that has not been read yet, in bounded memory."""
         buffer = memoryview(bytearray(BLOCK))
         for name, stored in self.tensors.items():
-            self._file.seek(self._data + stored.start)
-            for number, digest in enumerate(stored.blocks):
-                block = buffer[: min(BLOCK, stored.stop - stored.start - number * BLOCK)]
-                if self._file.readinto(block) != len(block):
-                    raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
-                self._compare(name, number, block, digest)
+            for number in (n for n in range(len(stored.blocks)) if (name, n) not in self._checked):
+                self._fill(name, number, buffer[: min(BLOCK, stored.stop - stored.start - number * BLOCK)])
 
-    def _compare(self, name: str, number: int, block: memoryview, digest: str) -> None:
-        found = hash_bytes(block)
-        if found != digest:
+    def _fill(self, name: str, number: int, block: memoryview) -> None:
+        stored = self.tensors[name]
+        self._file.seek(self._data + stored.start + number * BLOCK)
+        if self._file.readinto(block) != len(block):
+            raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
+        found, expected = hash_bytes(block), stored.blocks[number]
+        if found != expected:
             where = f"{self.name}: tensor {name!r}, block {number}"
             raise IntegrityError(
-                f"{where}: the bytes are not those that were written (digest {found}, expected {digest})"
+                f"{where}: the bytes are not those that were written (digest {found}, expected {expected})"
             )
+        self._checked.add((name, number))
 
 
 def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> Stored:
     start, stop = entry["data_offsets"]
     dtype = BYTES_ONLY[extra["dtype"]] if "dtype" in extra else DTYPES[entry["dtype"]]
-    return Stored(start, stop, dtype, tuple(extra.get("shape", entry["shape"])), tuple(extra["blocks"]))
+    sizes = tuple(extra.get("shape", entry["shape"]))
+    box = extra.get("box")
+    place = Box(tuple(box["shape"]), tuple(box["offsets"]), sizes) if box else Box.whole(sizes)
+    return Stored(start, stop, dtype, place, tuple(extra["blocks"]))
 
 
 def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
@@ -167,8 +183,3 @@ def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
     data = path.read_bytes()
     if len(data) != size or hash_bytes(data) != digest:
         raise IntegrityError(f"{name}: the bytes are not those that were written")
-
-
-def total_bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Bytes of the values."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

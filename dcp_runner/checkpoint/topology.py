@@ -57,6 +57,7 @@ class Topology:
             raise ValueError(f"nodes {nodes} do not hold each of the ranks 0 to {self.world_size - 1} once")
         object.__setattr__(self, "axes", axes)
         object.__setattr__(self, "nodes", nodes)
+        object.__setattr__(self, "_known", {})
 
     @property
     def mesh(self) -> dict[str, int]:
@@ -80,8 +81,19 @@ class Topology:
                 index, size = index * degree + place[name], size * degree
         return index, size
 
+    def axes_among(self, ranks: Sequence[int]) -> frozenset[str]:
+        """The axes along which these ranks stand at different places."""
+        places = [self.coordinates(rank) for rank in ranks]
+        return frozenset(axis for axis in self.mesh if len({place[axis] for place in places}) > 1)
+
     def copies(self, sharing: Sharing) -> tuple[Copy, ...]:
         """All copies of a component that is shared so. Every rank holds exactly one."""
+        known: dict[Sharing, tuple[Copy, ...]] = self._known  # type: ignore[attr-defined]
+        if sharing not in known:
+            known[sharing] = self._copies(sharing)
+        return known[sharing]
+
+    def _copies(self, sharing: Sharing) -> tuple[Copy, ...]:
         groups: dict[str, list[int]] = {}
         for rank in range(self.world_size):
             groups.setdefault(self._copy_name(sharing, rank), []).append(rank)

@@ -34,6 +34,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from dcp_runner.checkpoint import sharded
+from dcp_runner.checkpoint.box import Box
 from dcp_runner.checkpoint.errors import UnstorableError
 
 Json = Any
@@ -44,6 +46,8 @@ ROOT = "~"
 EXACT_INT = 2**53
 DEEPEST = 100
 """Containers inside each other; deeper states would exhaust Python's stack, here or when they are read."""
+DICTS = ("dict", "OrderedDict", "Counter", "defaultdict")
+"""Kinds of dicts."""
 FACTORIES: dict[str, Any] = {
     "int": int,
     "float": float,
@@ -64,6 +68,10 @@ class Flat:
     """By path, in order of appearance; each memory once."""
     tied: dict[str, str] = field(default_factory=dict)
     """Path of a tensor that is the same memory as an earlier one -> path of that one."""
+    boxes: dict[str, Box] = field(default_factory=dict)
+    """Where a tensor that is a part of a DTensor lies in the whole; by path."""
+    cuts: dict[str, tuple[sharded.Ranks, ...]] = field(default_factory=dict)
+    """For each of these, the ranks along each mesh dimension by which it is cut."""
     values: dict[str, Json] = field(default_factory=dict)
     """By path, everything that is not a tensor: scalars as their JSON, containers as their kind and length."""
 
@@ -193,14 +201,20 @@ class _Flattener:
         return encoded
 
     def tensor(self, value: torch.Tensor, path: str) -> Json:
-        why = _why_not(value)
-        if why:
+        part = sharded.is_sharded(value)
+        if part and (why := sharded.why_not(value)):
+            return self._refuse(path, why)
+        if part:
+            self.flat.cuts[path] = tuple(sharded.cuts(value))
+            value, self.flat.boxes[path] = sharded.local_part(value)
+        if why := _why_not(value):
             return self._refuse(path, why)
         value = value.detach()
         if value.is_conj() or value.is_neg():
             value = value.resolve_conj().resolve_neg()
-        memory = (value.device, value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
-        if value.numel() and memory in self._memory:
+        place = value.data_ptr() if value.numel() else value.untyped_storage()._cdata
+        memory = (value.device, place, value.dtype, tuple(value.shape), value.stride())
+        if (value.numel() or part) and memory in self._memory:  # an empty part is tied where the other parts are
             first = self.flat.tied[path] = self._memory[memory]
             return {TAG: "tensor", "v": first}
         self._memory[memory] = path

@@ -15,16 +15,17 @@ import numpy as np
 import torch
 
 from dcp_runner.checkpoint.errors import MismatchError
-from dcp_runner.checkpoint.tree import FACTORIES, ROOT, TAG, Json, join, join_index
+from dcp_runner.checkpoint.tree import DICTS, FACTORIES, ROOT, TAG, Json, join, join_index
 
-DICTS = ("dict", "OrderedDict", "Counter", "defaultdict")
+Tensors = Callable[[str, Any], torch.Tensor]
+"""(name of a stored tensor, live value at its place or None) -> the tensor."""
 
 
-def unflatten(skeleton: Json, tensors: Callable[[str], torch.Tensor], live: Any = None) -> Any:
+def unflatten(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
     """Put a state together again.
 
-    `tensors` gives the tensor of a path. `live` is the state that is being replaced: an enum's type is taken from
-    the value at the same path. Raises MismatchError with the paths of enums that have no live counterpart and of
+    `live` is the state that is being replaced: an enum's type is taken from the value at the same path, and `tensors`
+    is told the tensor. Raises MismatchError with the paths of enums that have no live counterpart and of
     tags that this version does not know.
     """
     builder = _Builder(tensors)
@@ -35,7 +36,7 @@ def unflatten(skeleton: Json, tensors: Callable[[str], torch.Tensor], live: Any 
 
 
 class _Builder:
-    def __init__(self, tensors: Callable[[str], torch.Tensor]) -> None:
+    def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.problems: list[str] = []
 
@@ -50,7 +51,7 @@ class _Builder:
         if kind in DICTS:
             return self._body(value, path, live)
         if kind == "tensor":
-            return self.tensors(inner if inner is not None else path)
+            return self.tensors(inner if inner is not None else path, live)
         if kind == "ndarray":
             return self._ndarray(value, path)
         if kind == "enum":
@@ -92,7 +93,7 @@ class _Builder:
             return None
 
     def _ndarray(self, value: dict[str, Json], path: str) -> Any:
-        tensor = self.tensors(path)
+        tensor = self.tensors(path, None)
         if tensor.is_meta:
             return np.empty(tuple(tensor.shape), np.dtype(value["dtype"]))
         dtype = np.dtype(value["dtype"])
@@ -109,29 +110,13 @@ _SCALARS: dict[str, Callable[[dict[str, Json]], Any]] = {
 }
 
 
-def tensor_paths(skeleton: Json, path: str = ROOT) -> Iterator[tuple[str, str]]:
-    """(path, name of the stored tensor) of every tensor and array in a skeleton; they differ where tensors are tied."""
-    if isinstance(skeleton, list):
-        for number, item in enumerate(skeleton):
-            yield from tensor_paths(item, join_index(path, number))
-    elif isinstance(skeleton, dict):
-        kind = skeleton.get(TAG, "dict")
-        if kind in ("tensor", "ndarray"):
-            yield path, skeleton.get("v", path)
-        elif kind in ("tuple", "size"):
-            yield from tensor_paths(skeleton["v"], path)
-        elif kind in DICTS:
-            for key, item in _pairs(skeleton["v"] if TAG in skeleton else skeleton):
-                yield from tensor_paths(item, join(path, key))
-
-
 def _pairs(body: Json) -> Iterator[tuple[Any, Json]]:
     """Keys and items of a stored dict."""
     if isinstance(body, dict):
         yield from body.items()
     else:
         for key, item in body:
-            yield _Builder(lambda name: torch.empty(0)).value(key, ROOT, None), item
+            yield _Builder(lambda name, live: torch.empty(0)).value(key, ROOT, None), item
 
 
 def _decode_float(text: str) -> float:

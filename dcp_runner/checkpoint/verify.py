@@ -1,9 +1,9 @@
 """Are the holders of a copy equal? One small exchange where they are; where they are not, as much as the level can
 tell.
 
-Every holder sends one digest of each component (16 bytes, whatever its size), and every rank judges all copies
-alike. Only a difference costs more: `tensor` then compares the digests of all leaves, `full` also the values of the
-differing ones, in bounded memory.
+Every holder sends one digest of each component (16 bytes, whatever its size; one for each layer, where some of its
+tensors are held more widely than others), and every rank judges all copies alike. Only a difference costs more:
+`tensor` then compares the digests of all leaves, `full` also the values of the differing ones, in bounded memory.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.digest import Entry, entries, hash_bytes, same, total
+from dcp_runner.checkpoint.digest import Entry, hash_bytes, same, total
 from dcp_runner.checkpoint.errors import DivergedError, rank_text
 from dcp_runner.checkpoint.plan import large
+from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.staging import Staged
 from dcp_runner.checkpoint.topology import Copy, Topology
 from dcp_runner.checkpoint.values import compare_values
@@ -25,17 +26,21 @@ TOLD = 8
 
 
 def verify(staged: Sequence[Staged], comm: Comm) -> None:
-    """Compare the holders of every copy. Raises CheckpointError on all ranks, from a DivergedError on each odd one
-    out.
+    """Compare the holders of everything. Raises CheckpointError on all ranks, from a DivergedError on each odd one out.
 
-    Even at level `none` the holders must agree on the names and sizes of large tensors, because they share out the
-    writing.
+    Even at level `none` the holders of a copy must agree on the names and sizes of large tensors, because they share
+    out the writing.
     """
-    tables = {one.bound.key: entries(one.flat, one.digests) for one in staged}
-    mine = {one.bound.key: [*total(tables[one.bound.key]), _outline(one)] for one in staged}
-    everyone = comm.exchange("verify", mine)
-    suspects = [one for one in staged if _suspicious(one.bound, [told[one.bound.key] for told in everyone])]
-    found = [problem for one in suspects for problem in _examine(one, tables[one.bound.key], everyone, comm)]
+    layers = {one.bound.key: one.layers() for one in staged}
+    mine = {key: {text: total(table) for text, table in of.items()} for key, of in layers.items()}
+    everyone = comm.exchange("verify", [mine, {one.bound.key: _outline(one) for one in staged}])
+    found: list[str] = []
+    for one in staged:
+        key = one.bound.key
+        if one.bound.checked:
+            found += _compare(one, layers[key], [told[key] for told, _ in everyone], comm)
+        else:
+            found += _compare_plans(one.bound, [outlines[key] for _, outlines in everyone], comm.rank)
 
     def raise_own() -> None:
         if found:
@@ -71,42 +76,46 @@ def _outline(one: Staged) -> str:
     return hash_bytes(repr(sorted(large(one.sizes).items())).encode("utf-8", "surrogatepass"))
 
 
-def _suspicious(bound: Bound, told: Sequence[Sequence[str]]) -> bool:
-    """Whether any copy's holders differ in what is compared: exact digest, or only the outline where nothing is
-    checked.
-    """
-    parts = slice(0, 1) if bound.checked else slice(2, 3)
-    return any(
-        len({tuple(told[rank][parts]) for rank in copy.holders}) > 1 for copy in bound.copies if len(copy.writers) > 1
-    )
+def _compare_plans(bound: Bound, outlines: Sequence[str], rank: int) -> list[str]:
+    """What this rank has to say where the writers of its copy would write different parts."""
+    odd = odd_ones([(holder, outlines[holder]) for holder in bound.mine.writers])
+    differ = len({outlines[holder] for holder in bound.mine.writers}) > 1
+    where = "in names or sizes of large tensors"
+    return [_message(bound, str(bound.resolved.sharing), bound.mine, odd, where)] if differ and rank in odd else []
 
 
-def _examine(
-    one: Staged, table: Mapping[str, Entry], everyone: Sequence[Mapping[str, Sequence[str]]], comm: Comm
+def _compare(
+    one: Staged, layers: Mapping[str, Mapping[str, Entry]], told: Sequence[Mapping[str, str]], comm: Comm
 ) -> list[str]:
-    """What this rank has to say about a component whose holders differ: nothing, if it is with the majority. Called
-    by all ranks.
+    """What this rank has to say about a component, layer by layer. Called by all ranks."""
+    found: list[str] = []
+    for text in sorted({text for layers_of_rank in told for text in layers_of_rank}):
+        copies = one.bound.topology.copies(parse_sharing(text))
+        if any(len({told[rank].get(text) for rank in copy.holders}) > 1 for copy in copies):
+            found += _examine(one, text, copies, layers.get(text, {}), comm)
+    return found
+
+
+def _examine(one: Staged, text: str, copies: Sequence[Copy], table: Mapping[str, Entry], comm: Comm) -> list[str]:
+    """What this rank has to say about a layer whose holders differ: nothing, if it is with the majority. Called by all
+    ranks.
     """
-    bound, copy = one.bound, one.bound.mine
-    whole = {rank: everyone[rank][bound.key] for rank in copy.holders}
-    if not bound.checked:
-        odd = odd_ones([(rank, told[2]) for rank, told in whole.items()])
-        return [_message(bound, copy, odd, "in names or sizes of large tensors")] if comm.rank in odd else []
+    bound, copy = one.bound, next(copy for copy in copies if comm.rank in copy.holders)
     told = comm.exchange("verify", {path: [entry.exact, entry.number, entry.python] for path, entry in table.items()})
     leaves = {rank: {path: Entry(*entry) for path, entry in told[rank].items()} for rank in copy.holders}
     differing = disagreements(leaves)
     if bound.level is Validation.quick:
         odd = tuple(sorted({rank for ranks in differing.values() for rank in ranks}))
-        return [_message(bound, copy, odd, "")] if comm.rank in odd else []
+        return [_message(bound, text, copy, odd, "")] if comm.rank in odd else []
     full = bound.level is Validation.full
-    values = compare_values(bound.copies, copy, one.flat.tensors, differing, comm) if full else {}
+    values = compare_values(copies, copy, one.flat.tensors, differing, comm) if full else {}
     own = {path: odd for path, odd in differing.items() if comm.rank in odd}
     if not own:
         return []
     shown = [f"{path!r} on rank {rank_text(odd)}{values.get(path, '')}" for path, odd in list(own.items())[:TOLD]]
     more = f" and {len(own) - TOLD} more" if len(own) > TOLD else ""
     odd = tuple(sorted({rank for ranks in own.values() for rank in ranks}))
-    return [_message(bound, copy, odd, "in " + ", ".join(shown) + more)]
+    return [_message(bound, text, copy, odd, "in " + ", ".join(shown) + more)]
 
 
 def disagreements(leaves: Mapping[int, Mapping[str, Entry]]) -> dict[str, tuple[int, ...]]:
@@ -142,11 +151,11 @@ def odd_ones(labels: Sequence[tuple[int, str]]) -> tuple[int, ...]:
     return tuple(rank for rank, label in labels if len(winners) > 1 or label != winners[0])
 
 
-def _message(bound: Bound, copy: Copy, odd: Sequence[int], where: str) -> str:
+def _message(bound: Bound, sharing: str, copy: Copy, odd: Sequence[int], where: str) -> str:
     ranks = f"rank{'s' if len(odd) > 1 else ''} {rank_text(odd)}"
     return (
         f"component {bound.key!r}, copy {copy.name!r} (ranks {rank_text(copy.holders)}): shared as "
-        f"{bound.resolved.sharing}, so all must hold the same, but {ranks} "
+        f"{sharing}, so all must hold the same, but {ranks} "
         f"differ{'s' if len(odd) == 1 else ''}{' ' + where if where else ''}. "
         f"If that is intended, declare sharing.{bound.key}=per_rank or per_group:<axes>; "
         "if not, the replicas have drifted apart"

@@ -358,6 +358,6 @@ def test_a_tensor_that_ends_early_is_named_by_the_reader_itself(tmp_path: Path) 
     path = tmp_path / "checkpoint-1" / "box.safetensors"
     with TensorFile(path, "box.safetensors", size=record.size, digest=record.digest) as file:
         os.truncate(path, record.size - 1)
-        for read in (file.check, lambda: file.read("t")):
+        for read in (file.check, lambda: file.read("t", 0, memoryview(bytearray(80_000)))):
             with pytest.raises(ValueError, match=r"box.safetensors: ends inside tensor 't'"):
                 read()

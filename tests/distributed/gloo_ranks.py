@@ -53,9 +53,13 @@ class Rank:
 
     def meet(self) -> None:
         """Wait until all ranks are connected to the store."""
-        if self._store.add("connected", 1) == self.size:
-            self._store.set("all connected", "")
-        self._store.wait(["all connected"])
+        self.meet_again("the store")
+
+    def meet_again(self, name: str) -> None:
+        """Wait until all ranks have come to this place."""
+        if self._store.add(f"met at {name}", 1) == self.size:
+            self._store.set(f"all met at {name}", "")
+        self._store.wait([f"all met at {name}"])
 
     def store(self, name: str) -> PrefixStore:
         return PrefixStore(name, self._store)

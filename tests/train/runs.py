@@ -127,6 +127,19 @@ def contents(checkpoint: Path) -> dict[str, bytes]:
     return {path.relative_to(checkpoint).as_posix(): path.read_bytes() for path in files}
 
 
+class Normed(torch.nn.Module):
+    """A model with BatchNorm, whose statistics differ between ranks after a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = torch.nn.Embedding(32, 16)
+        self.norm = torch.nn.BatchNorm1d(16)
+        self.head = torch.nn.Linear(16, 32)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.embed(tokens).transpose(1, 2)).transpose(1, 2))
+
+
 class KillAt(Callback):
     """Sends a signal to some ranks, from inside, after a step; in the first start only."""
 

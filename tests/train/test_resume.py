@@ -115,6 +115,11 @@ def test_four_ranks(whole: Whole, tmp_path: Path, cut: int, options: dict[str, A
     stopped_equals_whole(whole, tmp_path, 4, cut, options)
 
 
+def test_batch_norm(whole: Whole, tmp_path: Path) -> None:
+    """Its statistics are rank 0's from the next forward on, and in a checkpoint already."""
+    stopped_equals_whole(whole, tmp_path, 4, END, INDEPENDENT | {"model": {"_target_": "runs.Normed"}})
+
+
 @pytest.mark.parametrize("world", [1, 4])
 def test_kill_at_a_random_step(whole: Whole, tmp_path: Path, world: int) -> None:
     at = random.randrange(3, 8)

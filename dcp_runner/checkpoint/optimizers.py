@@ -1,66 +1,19 @@
-"""Torch's own objects as components: modules and optimizers under clean names, and what they show of how they are
-shared.
-"""
+"""Optimizers as components, keyed by the names of the parameters."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from dcp_runner.checkpoint.component import Differences, SelfDescribing, StateComponent
-from dcp_runner.checkpoint.sharing import SharingPattern, Traits
-
-HINTED = 8
-"""Names of one kind that are told with the nearest known one."""
-PLAIN = Traits("a plain object: taken as equal on all ranks, and checked")
-
-
-class ModelState:
-    """A module as a component, under the names of the module inside a DistributedDataParallel wrapper."""
-
-    def __init__(self, module: nn.Module, key: str) -> None:
-        self.key = key
-        self.wrapper = module
-        self.module: nn.Module = module.module if isinstance(module, DistributedDataParallel) else module
-
-    def names(self) -> dict[int, str]:
-        """id of a parameter -> its name; tied parameters have one."""
-        return {id(parameter): name for name, parameter in self.module.named_parameters()}
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.module.state_dict()
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.module.load_state_dict(state_dict, strict=False)
-
-    def differences(self, state: dict[str, Any]) -> Differences:
-        live = self.module.state_dict()
-        found = Differences(hints([name for name in live if name not in state], state))
-        found.unexpected = hints([name for name in state if name not in live], live)
-        for name, value in live.items():
-            saved = state.get(name, value)
-            if isinstance(value, torch.Tensor) and not isinstance(saved, torch.Tensor):
-                found.wrong.append(f"{name}: {type(saved).__name__} saved, a tensor here")
-            elif isinstance(value, torch.Tensor):
-                if saved.shape != value.shape:
-                    found.wrong.append(f"{name}: shape {tuple(saved.shape)} saved, {tuple(value.shape)} here")
-                if saved.dtype != value.dtype:
-                    found.wrong.append(f"{name}: dtype {saved.dtype} saved, {value.dtype} here")
-        return found
-
-    def sharing_traits(self) -> Traits:
-        if isinstance(self.wrapper, DistributedDataParallel):
-            return Traits("DistributedDataParallel holds all weights on every rank")
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return Traits("one rank holds it", pattern=SharingPattern.GLOBAL)
-        return PLAIN
+from dcp_runner.checkpoint.component import Differences
+from dcp_runner.checkpoint.hints import hints
+from dcp_runner.checkpoint.merge import Keys
+from dcp_runner.checkpoint.modules import PLAIN, ModelState
+from dcp_runner.checkpoint.sharded import is_sharded
+from dcp_runner.checkpoint.sharing import Traits
 
 
 class OptimizerState:
@@ -101,14 +54,25 @@ class OptimizerState:
                 placed = {key: _place(key, value, parameter, group) for key, value in saved[name].items()}
                 self.optimizer.state[parameter] = placed
 
+    def layout(self) -> Any:
+        """What a saved state is placed like: each tensor of a parameter's state like the parameter."""
+        named = self._named()
+        return {"state": {name: _Everything(p) for name, p, *_ in named}} | {"options": self.state_dict()["options"]}
+
+    def wanted(self) -> Callable[[Keys], bool]:
+        """Whether this rank takes the item of a saved state that has these keys."""
+        live = {name for name, *_ in self._named()}
+        return lambda keys: len(keys) != 2 or keys[1] in live
+
     def differences(self, state: dict[str, Any]) -> Differences:
         if not {"state", "options"} <= set(state):
             return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
         options = state["options"]
         named = self._named()
         live = {name for name, *_ in named}
+        elsewhere = {name for model in self.models for name in model.names_elsewhere}
         found = Differences(hints(sorted(live - set(options)), options))
-        found.unexpected = hints([name for name in options if name not in live], live)
+        found.unexpected = hints([name for name in options if name not in live and name not in elsewhere], live)
         first: dict[int, str] = {}
         for name, _, _, number in named:
             one = first.setdefault(number, name)
@@ -126,35 +90,20 @@ class OptimizerState:
         return models[0] if models else PLAIN
 
 
-def adapt(components: Sequence[StateComponent]) -> list[Any]:
-    """The Stateful of each component: modules and optimizers wrapped, all others as they are."""
-    models = [ModelState(c.stateful, c.key) for c in components if isinstance(c.stateful, nn.Module)]
-    by_module = {id(model.wrapper): model for model in models}
-    return [_adapt(component.stateful, models, by_module) for component in components]
+class _Everything(Mapping[str, Any]):
+    """A mapping that has the same value under every key."""
 
+    def __init__(self, value: Any) -> None:
+        self._value = value
 
-def _adapt(stateful: Any, models: Sequence[ModelState], by_module: dict[int, ModelState]) -> Any:
-    if isinstance(stateful, nn.Module):
-        return by_module[id(stateful)]
-    if isinstance(stateful, torch.optim.Optimizer):
-        return OptimizerState(stateful, models)
-    return stateful
+    def __getitem__(self, key: str) -> Any:
+        return self._value
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(())
 
-def traits_of(stateful: Any) -> Traits:
-    """What an adapted Stateful shows of how it is shared."""
-    return stateful.sharing_traits() if isinstance(stateful, SelfDescribing) else PLAIN
-
-
-def hint(name: str, known: Any) -> str:
-    """The name, with the nearest known one where there is one."""
-    near = get_close_matches(name, [str(other) for other in known], 1)
-    return f"{name} (near: {near[0]})" if near else name
-
-
-def hints(names: Sequence[str], known: Any) -> list[str]:
-    """The names, the first ones with their nearest known one; not all, because each search takes milliseconds."""
-    return [hint(name, known) for name in names[:HINTED]] + list(names[HINTED:])
+    def __len__(self) -> int:
+        return 0
 
 
 def _options(group: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +114,7 @@ def _place(key: str, value: Any, parameter: torch.Tensor, group: dict[str, Any])
     """On the parameter's device, in its saved dtype; the step counter stays on the CPU unless the group wants it on
     the device.
     """
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or is_sharded(value):
         return value
     if key == "step" and not (group.get("capturable") or group.get("fused")):
         return value

@@ -1,0 +1,123 @@
+"""Before a load: where this rank's state of a component is in a checkpoint, and whether it fits. Reads headers only."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dcp_runner.checkpoint.bind import Bound
+from dcp_runner.checkpoint.component import Comparing, Differences, Elastic
+from dcp_runner.checkpoint.manifest import CheckpointManifest
+from dcp_runner.checkpoint.merge import merge, prune
+from dcp_runner.checkpoint.plan import sources
+from dcp_runner.checkpoint.reading import open_copy
+from dcp_runner.checkpoint.source import Source
+from dcp_runner.checkpoint.tree import Json
+from dcp_runner.checkpoint.untree import unflatten
+
+
+@dataclass
+class Pending:
+    """A component between reading and applying; without a source it is not read."""
+
+    bound: Bound
+    action: str
+    source: Source | None = None
+    skeleton: Json = None
+    layout: Any = None
+    """What stands where the saved tensors will stand; they are cut alike."""
+    state: Any = None
+
+    def differences(self) -> Differences:
+        """How the saved state differs from the live one, without reading tensors."""
+        found, stateful, source = Differences(), self.bound.stateful, self.source
+        if source is not None and isinstance(stateful, Comparing):
+            found = stateful.differences(unflatten(self.skeleton, lambda name, _: source.abstract(name), self.layout))
+        found.wrong += self.unreadable()
+        return found
+
+    def unreadable(self) -> list[str]:
+        """What this rank takes, and cannot read."""
+        problems: list[str] = []
+        source = self.source
+        if source is not None:
+            unflatten(self._taken(), lambda name, live: _look(source, name, live, problems), self.layout)
+        return problems
+
+    def read(self) -> None:
+        """Read and check the tensors."""
+        if self.source is not None:
+            self.state = unflatten(self._taken(), self.source.read, self.layout)
+
+    def _taken(self) -> Json:
+        stateful = self.bound.stateful
+        return prune(self.skeleton, stateful.wanted()) if isinstance(stateful, Elastic) else self.skeleton
+
+
+def _look(source: Source, name: str, live: Any, problems: list[str]) -> torch.Tensor:
+    if problem := source.problem(name, live):
+        problems.append(problem)
+    return source.abstract(name)
+
+
+def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack: ExitStack) -> Pending:
+    """Find where this rank's state of a component is.
+
+    Raises ValueError where the checkpoint has other copies than are wanted, which cannot be re-cut.
+    """
+    record = manifest.components[one.key]
+    if not isinstance(one.stateful, Elastic):
+        return _by_policy(one, folder, manifest, stack)
+    layout = one.stateful.layout()
+    alone = None
+    if own := own_copies(one, manifest).get(one.mine.name):
+        source = Source(open_copy(folder, manifest, own, stack))
+        alone = Pending(one, "loaded", source, source.skeletons()[0], layout)
+        if not alone.differences().missing and not alone.unreadable():
+            return alone
+    source = Source(
+        open_copy(folder, manifest, (name for copy in record.copies.values() for name in copy.files), stack)
+    )
+    try:
+        skeleton = merge(source.skeletons())
+        if names := source.conflicts():
+            raise ValueError(f"its copies hold different values of {', '.join(names[:4])}")
+    except ValueError as error:
+        return alone or _by_policy(one, folder, manifest, stack, f"{error}; ")
+    same = {copy.name for copy in one.copies} == set(record.copies)
+    action = "loaded" if same else f"re-cut from {len(record.copies)} to {len(one.copies)} copies"
+    return Pending(one, action, source, skeleton, layout)
+
+
+def own_copies(one: Bound, manifest: CheckpointManifest) -> dict[str, tuple[str, ...]]:
+    """Copy -> its files, for the saved copies that the same ranks have written in the same topology and sharing."""
+    record = manifest.components[one.key]
+    if record.sharing != str(one.resolved.sharing) or dict(manifest.axes) != one.topology.mesh:
+        return {}
+    return {name: copy.files for name, copy in record.copies.items()}
+
+
+def chosen_copies(one: Bound, manifest: CheckpointManifest) -> dict[str, tuple[str, ...]]:
+    """Live copy -> files that its holders read whole; those of a re-cut component are not among them."""
+    if isinstance(one.stateful, Elastic):
+        return own_copies(one, manifest)
+    copies = manifest.components[one.key].copies
+    chosen = sources(list(copies), [copy.name for copy in one.copies], one.component.on_missing_copy)
+    return {name: copies[source.copy].files for name, source in chosen.items() if source.copy is not None}
+
+
+def _by_policy(one: Bound, folder: Path, manifest: CheckpointManifest, stack: ExitStack, why: str = "") -> Pending:
+    copies = manifest.components[one.key].copies
+    try:
+        chosen = sources(list(copies), [copy.name for copy in one.copies], one.component.on_missing_copy)
+    except ValueError as error:
+        raise ValueError(f"{why}{error}") from error
+    source_of_mine = chosen[one.mine.name]
+    if source_of_mine.copy is None:
+        return Pending(one, source_of_mine.action)
+    source = Source(open_copy(folder, manifest, copies[source_of_mine.copy].files, stack))
+    return Pending(one, source_of_mine.action, source, source.skeletons()[0], one.stateful.state_dict())
