@@ -24,8 +24,6 @@ def merge(skeletons: Sequence[Json]) -> Json:
 
 
 def _merge(one: Json, other: Json, at: Keys, conflicts: list[str]) -> Json:
-    if one == other:
-        return one
     if _kind(one) == _kind(other) in DICTS and isinstance(_body(one), dict) and isinstance(_body(other), dict):
         mine, theirs = _body(one), _body(other)
         both = {k: _merge(v, theirs[k], (*at, k), conflicts) if k in theirs else v for k, v in mine.items()}
@@ -36,6 +34,8 @@ def _merge(one: Json, other: Json, at: Keys, conflicts: list[str]) -> Json:
         if "metadata" in one and "metadata" in other:
             merged["metadata"] = _merge(one["metadata"], other["metadata"], (*at, "_metadata"), conflicts)
         return merged
+    if repr(one) == repr(other):  # True is not 1, and 1 is not 1.0
+        return one
     if _kind(one) == _kind(other) == "tensor":  # tied in one copy and not in another: by any name it is the same
         return {TAG: "tensor"}
     conflicts.append("/".join(at) or "the state itself")

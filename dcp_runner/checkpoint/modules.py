@@ -58,7 +58,7 @@ class ModelState:
 
     @property
     def settling(self) -> list[nn.Module]:
-        """The modules in which DistributedDataParallel gives all ranks the first one's buffers, in the next step only."""
+        """The modules whose buffers DistributedDataParallel will take from the first rank, in the next step."""
         wrappers = (module for module in self.wrapper.modules() if isinstance(module, DistributedDataParallel))
         return [wrapper.module for wrapper in wrappers if wrapper.broadcast_buffers]
 

@@ -74,22 +74,27 @@ def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack
         return _by_policy(one, folder, manifest, stack)
     layout = one.stateful.layout()
     alone = None
-    if own := own_copies(one, manifest).get(one.mine.name):
+    own = own_copies(one, manifest).get(one.mine.name)
+    if own:
         source = Source(open_copy(folder, manifest, own, stack))
         alone = Pending(one, "loaded", source, source.skeletons()[0], layout)
-        if not alone.differences().missing and not alone.unreadable():
-            return alone
-    source = Source(
-        open_copy(folder, manifest, (name for copy in record.copies.values() for name in copy.files), stack)
-    )
+        others = iter(copy.files for name, copy in record.copies.items() if name != one.mine.name)
+        while not alone.differences().missing:  # a tensor that is held more widely is in an earlier copy
+            if not alone.unreadable():
+                return alone
+            if not (files := next(others, ())):
+                break
+            source.add(open_copy(folder, manifest, files, stack))
+    everything = [name for copy in record.copies.values() for name in copy.files]
+    source = Source(open_copy(folder, manifest, everything, stack))
     try:
         skeleton = merge(source.skeletons())
         if names := source.conflicts():
             raise ValueError(f"its copies hold different values of {', '.join(names[:4])}")
     except ValueError as error:
         return alone or _by_policy(one, folder, manifest, stack, f"{error}; ")
-    same = {copy.name for copy in one.copies} == set(record.copies)
-    action = "loaded" if same else f"re-cut from {len(record.copies)} to {len(one.copies)} copies"
+    uncut = len(record.copies) == len(one.copies) == 1
+    action = "loaded" if own or uncut else f"re-cut from {len(record.copies)} to {len(one.copies)} copies"
     return Pending(one, action, source, skeleton, layout)
 
 

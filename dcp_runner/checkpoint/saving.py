@@ -69,7 +69,7 @@ def save(
     try:
         first = comm.from_first("plan", lambda: _begin(storage, step, attempt))
         settle(bound, comm)
-        staged = comm.agree("plan", lambda: _plan(bound, step, first))
+        staged = comm.agree("plan", lambda: _plan(bound, step, first, metrics))
         watch.lap("plan")
         comm.agree("stage", lambda: digest(staged))
         watch.lap("stage")
@@ -92,18 +92,30 @@ def save(
         if comm.rank in (0, min(error.alive)):  # rank 0 too, because it makes the folder, and may do so late
             with contextlib.suppress(OSError):  # the failure is what matters; the next start sweeps
                 storage.discard(staging)
-        raise
+        if error.phase != "commit":
+            raise
+        kept = f"\n  {storage.path(step)} stands there and is whole, or only this save is lost"
+        raise CheckpointError(error.phase, error.failures, error.alive, kept) from error
 
 
 def _begin(storage: Storage, step: int, attempt: str) -> int:
+    if type(step) is not int or step < 0:
+        raise ValueError(f"a step is a whole number from 0 on; found {step!r}")
     storage.begin(step, attempt)
     return step
 
 
-def _plan(bound: Sequence[Bound], step: int, first: int) -> list[Staged]:
+def _plan(bound: Sequence[Bound], step: int, first: int, metrics: Mapping[str, float]) -> list[Staged]:
     if step != first:
         raise ValueError(f"this rank saves step {step}, and rank 0 saves step {first}")
+    odd = {name: value for name, value in metrics.items() if not (isinstance(name, str) and _is_number(value))}
+    if odd:
+        raise TypeError(f"metrics are numbers by name; found {odd}")
     return take_apart(bound)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or getattr(value, "shape", None) == ()
 
 
 def _write(staged: Sequence[Staged], rank: int, storage: Storage, staging: Path) -> dict[str, Json]:
@@ -157,7 +169,7 @@ def _manifest(
         nodes=tuple(tuple(node) for node in topology.nodes or ()),
         components={one.key: _component(one, files) for one in bound},
         files={path: FileRecord(record["size"], record["digest"]) for path, record in files.items()},
-        metrics=dict(metrics),
+        metrics={name: float(value) for name, value in metrics.items()},
         config=config,
         versions=_versions(),
         seconds=watch.laps,

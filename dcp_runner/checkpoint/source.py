@@ -30,10 +30,15 @@ class Source:
     """The tensors of some files by name; parts of one name are parts of one tensor, and the same part is taken once."""
 
     def __init__(self, files: Sequence[TensorFile]) -> None:
-        self.files = list(files)
+        self.files: list[TensorFile] = []
         self._pieces: dict[str, list[Piece]] = {}
         self._read: dict[tuple[str, Box], torch.Tensor] = {}
+        self.add(files)
+
+    def add(self, files: Sequence[TensorFile]) -> None:
+        """Look for parts in these files too."""
         for file in files:
+            self.files.append(file)
             for name, stored in file.tensors.items():
                 self._pieces.setdefault(name, []).append(Piece(file, stored))
 
@@ -112,8 +117,8 @@ def _copy(
     """Copy the elements `take` of an array of these sizes, which begins at element `start` of a part, in buckets."""
     width = piece.stored.dtype.itemsize
     row = prod(sizes[1:])
-    at_once = BUCKET // max(row * width, 1)
-    if not at_once and len(sizes) > 1:  # a single row is larger than a bucket
+    at_once = max(1, BUCKET // (row * width))
+    if row * width > BUCKET and len(sizes) > 1:
         for number, place in enumerate(range(take[0].start, take[0].stop)):
             _copy(piece, name, take[1:], start + place * row, sizes[1:], target[number])
         return

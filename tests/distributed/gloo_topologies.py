@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,11 +104,11 @@ class Live:
         self.optimizer = optimizer_of(self.model)
 
 
-def meshes() -> dict[str, DeviceMesh]:
+def meshes(names: Iterable[str]) -> dict[str, DeviceMesh]:
     """To be called on all ranks of the default group, also those that a mesh lacks."""
     made = {}
     for name, axes in TOPOLOGIES.items():
-        if axes:
+        if axes and name in names:
             ranks = torch.arange(topology_of(name).world_size).view(*axes.values())
             made[name] = DeviceMesh("cpu", ranks, mesh_dim_names=tuple(axes))
     return made
