@@ -107,7 +107,7 @@ def _compare(
     for one in bound:
         try:
             pending.append(_open(one, folder, manifest, stack, skip, fresh))
-            found = pending[-1].differences()
+            found = pending[-1].differences
         except IntegrityError:
             raise
         except ValueError as error:
@@ -115,7 +115,7 @@ def _compare(
             continue
         notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
         notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
-        problems += [f"{one.key}: {line}" for line in found.wrong]
+        problems += [f"{one.key}: {line}" for line in (*found.wrong, *pending[-1].unreadable())]
     if problems or (strict and notes):
         told = "".join(f"\n    {line}" for line in (*problems, *(notes if strict else ())))
         raise MismatchError(f"{folder.name} does not fit:{told}")
@@ -141,7 +141,7 @@ def _open(
 
 def _read(pending: Sequence[Pending], comm: Comm, folder: Path, manifest: CheckpointManifest, check: Check) -> None:
     for one in pending:
-        one.read()
+        one.read(comm.rank / comm.world_size)
     if check is Check.all:
         opened = {file.name: file for one in pending if one.source for file in one.source.files}
         mine = [name for name, rank in _checkers(pending, manifest, comm.world_size).items() if rank == comm.rank]

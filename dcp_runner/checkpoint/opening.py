@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -32,36 +33,49 @@ class Pending:
     """What stands where the saved tensors will stand; they are cut alike."""
     state: Any = None
 
+    @cached_property
     def differences(self) -> Differences:
         """How the saved state differs from the live one, without reading tensors."""
-        found, stateful, source = Differences(), self.bound.stateful, self.source
-        if source is not None and isinstance(stateful, Comparing):
-            found = stateful.differences(unflatten(self.skeleton, lambda name, _: source.abstract(name), self.layout))
-        found.wrong += self.unreadable()
-        return found
+        stateful, source = self.bound.stateful, self.source
+        if source is None or not isinstance(stateful, Comparing):
+            return Differences()
+        return stateful.differences(unflatten(self.skeleton, lambda name, _: source.abstract(name), self.layout))
 
     def unreadable(self) -> list[str]:
         """What this rank takes, and cannot read."""
-        problems: list[str] = []
-        source = self.source
-        if source is not None:
-            unflatten(self._taken(), lambda name, live: _look(source, name, live, problems), self.layout)
-        return problems
+        if self.source is None:
+            return []
+        problems = (self.source.problem(name, live) for name, live in self._tensors)
+        return [problem for problem in problems if problem]
 
-    def read(self) -> None:
-        """Read and check the tensors."""
+    def read(self, turn: float) -> None:
+        """Read and check the tensors in the order of the files.
+
+        `turn`, from 0 to below 1, says where to begin: where each rank begins elsewhere, each brings another part from
+        the disk into the memory of their node.
+        """
         if self.source is not None:
+            wanted = sorted(self._tensors, key=lambda one: self.source.place(one[0]) if self.source else (0, 0))
+            first = int(turn * len(wanted))
+            for name, live in (*wanted[first:], *wanted[:first]):
+                self.source.read(name, live)
             self.state = unflatten(self._taken(), self.source.read, self.layout)
+
+    @cached_property
+    def _tensors(self) -> list[tuple[str, Any]]:
+        """Names of the tensors that this rank takes, with the live values in their places."""
+        found: list[tuple[str, Any]] = []
+
+        def note(name: str, live: Any) -> torch.Tensor:
+            found.append((name, live))
+            return torch.empty(0, device="meta")
+
+        unflatten(self._taken(), note, self.layout)
+        return found
 
     def _taken(self) -> Json:
         stateful = self.bound.stateful
         return prune(self.skeleton, stateful.wanted()) if isinstance(stateful, Elastic) else self.skeleton
-
-
-def _look(source: Source, name: str, live: Any, problems: list[str]) -> torch.Tensor:
-    if problem := source.problem(name, live):
-        problems.append(problem)
-    return source.abstract(name)
 
 
 def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack: ExitStack) -> Pending:
@@ -79,12 +93,13 @@ def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack
         source = Source(open_copy(folder, manifest, own, stack))
         alone = Pending(one, "loaded", source, source.skeletons()[0], layout)
         others = iter(copy.files for name, copy in record.copies.items() if name != one.mine.name)
-        while not alone.differences().missing:  # a tensor that is held more widely is in an earlier copy
-            if not alone.unreadable():
-                return alone
-            if not (files := next(others, ())):
-                break
+        has_all = not alone.differences.missing
+        while has_all and alone.unreadable():  # a tensor that is held more widely is in an earlier copy
+            files = next(others, ())
+            has_all = bool(files)
             source.add(open_copy(folder, manifest, files, stack))
+        if has_all:
+            return alone
     everything = [name for copy in record.copies.values() for name in copy.files]
     source = Source(open_copy(folder, manifest, everything, stack))
     try:

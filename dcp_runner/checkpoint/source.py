@@ -53,6 +53,11 @@ class Source:
         stored = self._pieces[name][0].stored
         return torch.empty(stored.box.shape, dtype=stored.dtype, device="meta")
 
+    def place(self, name: str) -> tuple[int, int]:
+        """Where its first part lies: the number of the file, and the byte in it."""
+        first = self._pieces[name][0]
+        return self.files.index(first.file), first.stored.start
+
     def problem(self, name: str, live: Any) -> str:
         """Why the tensor cannot be read in the place of the live value, or nothing."""
         pieces = self._pieces.get(name, [])
