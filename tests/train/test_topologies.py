@@ -1,0 +1,128 @@
+"""The same seed and the same global batches give the same losses and gradient norms under every topology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import evaluations, run, steps
+
+from dcp_runner.data.stdlib import StdlibBytes
+
+pytestmark = pytest.mark.timeout(180)
+
+text = cache(StdlibBytes)
+"""Read once, before the ranks are forked."""
+
+BASE: dict[str, Any] = {
+    "model": {
+        "_target_": "dcp_runner.models.gpt.GPT",
+        "vocab_size": 256,
+        "context": 16,
+        "layers": 4,
+        "heads": 4,
+        "width": 16,
+        "tied": False,
+    },
+    "data__train": {"_target_": "test_topologies.text", "split": "train", "context": 16},
+    "data__eval": {"_target_": "test_topologies.text", "split": "eval", "context": 16, "limit_mb": 0.1},
+    "data__batch_size": 16,
+    "trainer__max_steps": 5,
+    "trainer__eval_every": 3,
+    "trainer__eval_samples": 37,  # the parts differ in size, and the last batch of a part is short
+    "trainer__clip_norm": 0.5,  # below all norms, so that a wrong one shows in the losses too
+    "checkpoint__every_steps": None,
+    "checkpoint__at_end": False,
+}
+STRATEGIES = "dcp_runner.train."
+
+
+def topology(strategy: str, options: dict[str, Any] | None = None, **degrees: int) -> dict[str, Any]:
+    return {"strategy": STRATEGIES + strategy, "options": options or {}, **degrees}
+
+
+DDP, FSDP, TP = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel"
+QUICK = {
+    "ddp-2": topology(DDP, dp=2),
+    "fsdp-2": topology(FSDP, fsdp=2),
+    "tp-2": topology(TP, tp=2),
+    "hsdp-2x2": topology(FSDP, dp=2, fsdp=2),
+    "dp_tp-2x2": topology(TP, dp=2, tp=2),
+    "fsdp_tp-2x2": topology(TP, fsdp=2, tp=2),
+}
+SLOW = {
+    "ddp-4": topology(DDP, dp=4),
+    "fsdp-4": topology(FSDP, fsdp=4),
+    "tp-4": topology(TP, tp=4),
+    "hsdp_tp-2x2x2": topology(TP, dp=2, fsdp=2, tp=2),
+}
+
+Curve = Callable[..., tuple[list[tuple[float, ...]], list[float]]]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Curve:
+    """The curve of one rank with some options; each is made once."""
+    for split in ("train", "eval"):
+        text(split=split, context=16, **({"limit_mb": 0.1} if split == "eval" else {}))
+
+    @cache
+    def curve_of(**options: Any) -> tuple[list[tuple[float, ...]], list[float]]:
+        folder = tmp_path_factory.mktemp("single")
+        assert run(folder, 1, **BASE | options) == [0]
+        return curve(folder)
+
+    return curve_of
+
+
+def curve(folder: Path) -> tuple[list[tuple[float, ...]], list[float]]:
+    """(loss, gradient norm, learning rate) of each step; each evaluation's loss."""
+    return [*steps(folder).values()], [*evaluations(folder).values()]
+
+
+def world_of(parallel: dict[str, Any]) -> int:
+    world = 1
+    for axis in ("pp", "dp", "fsdp", "tp"):
+        world *= parallel.get(axis, 1)
+    return world
+
+
+def same_as_single(single: Curve, folder: Path, parallel: dict[str, Any], **options: Any) -> None:
+    world = world_of(parallel)
+    assert run(folder, world, parallel=parallel, **BASE | options) == [0] * world
+    (found, found_evaluations), (expected, expected_evaluations) = curve(folder), single(**options)
+    assert len(found) == 5 and len(found_evaluations) == 2
+    assert [value for step in found for value in step] == pytest.approx(
+        [value for step in expected for value in step], rel=2e-5
+    )
+    assert found_evaluations == pytest.approx(expected_evaluations, rel=2e-5)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_same_as_single(single: Curve, tmp_path: Path, name: str) -> None:
+    same_as_single(single, tmp_path, QUICK[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_same_as_single_on_more_ranks(single: Curve, tmp_path: Path, name: str) -> None:
+    same_as_single(single, tmp_path, SLOW[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_accumulated(single: Curve, tmp_path: Path, name: str) -> None:
+    same_as_single(single, tmp_path, QUICK[name], trainer__accumulate=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK | SLOW)
+def test_bf16_and_independent_reading(tmp_path: Path, name: str) -> None:
+    parallel = (QUICK | SLOW)[name]
+    options = {"trainer__precision": "bf16", "data__dispatch": "independent", "trainer__clip_norm": None}
+    assert run(tmp_path, world_of(parallel), parallel=parallel, **BASE | options) == [0] * world_of(parallel)
+    losses = [step[0] for step in steps(tmp_path).values()]
+    assert losses[-1] < losses[0]
