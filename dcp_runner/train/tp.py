@@ -48,6 +48,7 @@ class TensorParallel(FullyShard):
             styles: dict[str, ParallelStyle] = {}
             styles |= {name: ColwiseParallel() for pattern in plan.columns for name in matching(model, pattern)}
             styles |= {name: RowwiseParallel() for pattern in plan.rows for name in matching(model, pattern)}
+            styles = {name: style for name, style in styles.items() if isinstance(model.get_submodule(name), nn.Linear)}
             model = parallelize_module(model.to(place.device), mesh, styles, src_data_rank=None)
         if (copies := place.along("dp")) is not None and place.along("fsdp") is None:
 

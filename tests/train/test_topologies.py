@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 from runs import evaluations, run, steps
 
+import dcp_runner.train.pipeline  # imported once here, not in every fork
+import dcp_runner.train.tp
 from dcp_runner.data.stdlib import StdlibBytes
 
 pytestmark = pytest.mark.timeout(180)
@@ -44,7 +46,11 @@ def topology(strategy: str, options: dict[str, Any] | None = None, **degrees: in
     return {"strategy": STRATEGIES + strategy, "options": options or {}, **degrees}
 
 
-DDP, FSDP, TP = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel"
+def within(strategy: str) -> dict[str, Any]:
+    return {"stage": STRATEGIES + strategy}
+
+
+DDP, FSDP, TP, PP = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel", "pipeline.Pipeline"
 QUICK = {
     "ddp-2": topology(DDP, dp=2),
     "fsdp-2": topology(FSDP, fsdp=2),
@@ -52,8 +58,18 @@ QUICK = {
     "hsdp-2x2": topology(FSDP, dp=2, fsdp=2),
     "dp_tp-2x2": topology(TP, dp=2, tp=2),
     "fsdp_tp-2x2": topology(TP, fsdp=2, tp=2),
+    "pipeline-2": topology(PP, pp=2),
+    "dp_pp-2x2": topology(PP, within(DDP), dp=2, pp=2),
+    "interleaved-2": topology(PP, {"schedule": "interleaved"}, pp=2),
 }
 SLOW = {
+    "gpipe-4": topology(PP, {"schedule": "gpipe", "microbatches": 8}, pp=4),
+    "gpipe-2": topology(PP, {"schedule": "gpipe"}, pp=2),
+    "interleaved_dp-2x2": topology(PP, within(DDP) | {"schedule": "interleaved", "microbatches": 4}, pp=2, dp=2),
+    "pp_tp-2x2": topology(PP, within(TP), pp=2, tp=2),
+    "pp_fsdp-2x2": topology(PP, within(FSDP), pp=2, fsdp=2),
+    "interleaved_fsdp-2x2": topology(PP, within(FSDP) | {"schedule": "interleaved"}, pp=2, fsdp=2),
+    "dp_pp_tp-2x2x2": topology(PP, within(TP), dp=2, pp=2, tp=2),
     "ddp-4": topology(DDP, dp=4),
     "fsdp-4": topology(FSDP, fsdp=4),
     "tp-4": topology(TP, tp=4),
