@@ -46,6 +46,9 @@ def topology(strategy: str, options: dict[str, Any] | None = None, **degrees: in
     return {"strategy": STRATEGIES + strategy, "options": options or {}, **degrees}
 
 
+ACCELERATE = "accelerate.Accelerate"
+
+
 def within(strategy: str) -> dict[str, Any]:
     return {"stage": STRATEGIES + strategy}
 
@@ -53,6 +56,7 @@ def within(strategy: str) -> dict[str, Any]:
 DDP, FSDP, TP, PP = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel", "pipeline.Pipeline"
 QUICK = {
     "ddp-2": topology(DDP, dp=2),
+    "accelerate-2": topology(ACCELERATE, dp=2),
     "fsdp-2": topology(FSDP, fsdp=2),
     "tp-2": topology(TP, tp=2),
     "hsdp-2x2": topology(FSDP, dp=2, fsdp=2),
