@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torch.distributed as dist
 from runs import evaluations, run, steps
 
 import dcp_runner.train.pipeline  # imported once here, not in every fork
 import dcp_runner.train.tp
 from dcp_runner.data.stdlib import StdlibBytes
+from dcp_runner.train.callbacks import Callback
+from dcp_runner.train.loop import Trainer
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -146,3 +150,44 @@ def test_bf16_and_independent_reading(tmp_path: Path, name: str) -> None:
     assert run(tmp_path, world_of(parallel), parallel=parallel, **BASE | options) == [0] * world_of(parallel)
     losses = [step[0] for step in steps(tmp_path).values()]
     assert losses[-1] < losses[0]
+
+
+class SameBits(Callback):
+    """The first backward after the start gives the gradients of the second, bit for bit; all ranks find one norm."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        part, _ = trainer.coordinator.topology.index(dist.get_rank(), trainer.strategy.data_axes)
+        random = torch.Generator().manual_seed(part)
+        inputs, targets = torch.randint(256, (2, 8, 16), generator=random)
+        found = []
+        for _ in range(2):
+            trainer.strategy.step(trainer.model, [(inputs, targets)], trainer.loss)
+            norms: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(norms, trainer.strategy.norm(trainer.model).item())
+            assert len(set(norms)) == 1, norms
+            gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+            found.append([getattr(grad, "_local_tensor", grad).clone() for grad in gradients])
+            trainer.model.zero_grad(set_to_none=True)
+        assert len(found[0]) > 5 and all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        pytest.param(topology(DDP, dp=4), id="ddp"),
+        pytest.param(topology(DDP, {"bucket_cap_mb": 0.01}, dp=4), id="ddp-small-buckets"),
+        pytest.param(topology(ACCELERATE, dp=4), id="accelerate"),
+        pytest.param(topology(FSDP, fsdp=4), id="fsdp"),
+        pytest.param(topology(FSDP, dp=4, fsdp=2), id="hsdp"),
+        pytest.param(topology(TP, dp=4, tp=2), id="dp_tp"),
+        pytest.param(topology(TP, fsdp=4, tp=2), id="fsdp_tp"),
+        pytest.param(topology(PP, within(DDP), dp=4, pp=2), id="dp_pp"),
+        pytest.param(topology(PP, within(TP), pp=2, dp=4), id="dp_pp-replicate"),
+        pytest.param(topology(PP, within(TP), pp=2, dp=2, tp=2), id="dp_pp_tp"),
+    ],
+)
+def test_sums_have_one_order_from_the_first_step_on(tmp_path: Path, parallel: dict[str, Any]) -> None:
+    """Four data-parallel ranks, because the sum of two numbers does not depend on their order."""
+    options = BASE | {"trainer__max_steps": 1, "data__eval": None, "callbacks": {"same": {"_target_": "test_topologies.SameBits"}}}
+    assert run(tmp_path, world_of(parallel), parallel=parallel, **options) == [0] * world_of(parallel)
