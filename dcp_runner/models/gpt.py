@@ -83,7 +83,6 @@ class GPT(nn.Module):
         logits: Tensor = self.head(self.norm(x))
         return logits
 
-
     def parallel_plan(self) -> dict[str, Any]:
         """Where this model can be cut, in the words of `parallel.plan`."""
         return {

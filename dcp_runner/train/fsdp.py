@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,7 +24,7 @@ class FullyShard(Strategy):
             itself.
     """
 
-    axes = ("dp", "fsdp")
+    axes: Sequence[str] = ("dp", "fsdp")
 
     def __init__(self, reshard_after_forward: bool | int | None = None) -> None:
         self.reshard_after_forward = reshard_after_forward

@@ -35,7 +35,7 @@ class Plan:
 def plan_of(model: nn.Module, config: PlanConfig) -> Plan:
     """The model's own plan, with what the configuration says instead."""
     told: Any = getattr(model, "parallel_plan", dict)
-    return Plan(**told() | {key: value for key, value in asdict(config).items() if value is not None})
+    return Plan(**told() | {key: value for key, value in asdict(config).items() if value})
 
 
 def matching(model: nn.Module, pattern: str) -> list[str]:

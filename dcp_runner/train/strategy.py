@@ -52,13 +52,13 @@ class Strategy(ABC):
     that is given to `wrap`, but for the prefix of a DistributedDataParallel.
     """
 
-    axes: tuple[str, ...] = ()
+    axes: Sequence[str] = ()
     """Mesh axes that it can use; a degree above 1 on another one is refused."""
     data_axes: tuple[str, ...] = ("dp", "fsdp")
     """Mesh axes along which ranks see different samples."""
 
     def problems(self, intended: Intended) -> Iterator[str]:
-        """What is wrong with a run under this strategy, besides axes that it cannot use. Called before a rank starts."""
+        """What is wrong with a run under this strategy, besides axes that it cannot use. Called before ranks start."""
         return iter(())
 
     @abstractmethod

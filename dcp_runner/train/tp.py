@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -23,25 +23,27 @@ class TensorParallel(FullyShard):
     step: every layer is a bucket of its own from the first step on.
     """
 
-    axes = ("dp", "fsdp", "tp")
+    axes: Sequence[str] = ("dp", "fsdp", "tp")
 
     def problems(self, intended: Intended) -> Iterator[str]:
-        degree, model, plan = intended.degrees["tp"], intended.model, intended.plan
+        degree = intended.degrees["tp"]
         if degree == 1:
             return
-        name, missing = type(model).__name__, [*name_problems(model, plan)]
-        yield from missing
+        model, plan, name = intended.model, intended.plan, type(intended.model).__name__
+        if missing := [*name_problems(model, plan)]:
+            yield from missing
+            return
         if not plan.columns and not plan.rows:
-            yield f"parallel.tp={degree}: nothing says how to split {name}; name its layers in parallel.plan.columns and .rows"
+            yield f"parallel.tp={degree}: nothing says how to split {name}; name its layers in parallel.plan"
         if plan.heads is not None and plan.heads % degree:
             yield f"parallel.tp={degree}: it must divide the {plan.heads} heads of {name}"
-        sides = {"out_features": plan.columns, "in_features": plan.rows}
-        for side, layer in [] if missing else [(s, n) for s, ps in sides.items() for p in ps for n in matching(model, p)]:
-            module = model.get_submodule(layer)
-            if not isinstance(module, nn.Linear):
-                yield f"parallel.plan: {layer} is a {type(module).__name__}; only nn.Linear can be split"
-            elif getattr(module, side) % degree and plan.heads is None:
-                yield f"parallel.tp={degree}: it must divide the {getattr(module, side)} {side} of {layer}"
+        for side, patterns in {"out_features": plan.columns, "in_features": plan.rows}.items():
+            for layer in (layer for pattern in patterns for layer in matching(model, pattern)):
+                module = model.get_submodule(layer)
+                if not isinstance(module, nn.Linear):
+                    yield f"parallel.plan: {layer} is a {type(module).__name__}; only nn.Linear can be split"
+                elif getattr(module, side) % degree:
+                    yield f"parallel.tp={degree}: it must divide the {getattr(module, side)} {side} of {layer}"
 
     def wrap(self, model: nn.Module, place: Place, plan: Plan) -> nn.Module:
         if (mesh := place.along("tp")) is not None:

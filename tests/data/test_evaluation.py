@@ -22,9 +22,7 @@ def batches(**options: Any) -> list[Any]:
 )
 @pytest.mark.parametrize("parts", [1, 2, 3, 4])
 def test_the_parts_share_out_samples_from_everywhere(samples: int | None, chosen: Iterable[int], parts: int) -> None:
-    slices = [
-        ids(batches(samples=samples, batch=4, part=part, parts=parts)) for part in range(parts)
-    ]
+    slices = [ids(batches(samples=samples, batch=4, part=part, parts=parts)) for part in range(parts)]
     assert [index for own in slices for index in own] == list(chosen)
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
 
@@ -35,7 +33,8 @@ def test_the_last_batch_may_be_shorter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("samples", "parts", "counts"), [(10, 4, [[2, 0], [2, 1], [2, 0], [2, 1]]), (2, 3, [[0], [1], [1]]), (0, 2, [[], []])]
+    ("samples", "parts", "counts"),
+    [(10, 4, [[2, 0], [2, 1], [2, 0], [2, 1]]), (2, 3, [[0], [1], [1]]), (0, 2, [[], []])],
 )
 def test_every_part_has_as_many_batches(samples: int, parts: int, counts: list[list[int]]) -> None:
     made = [
@@ -56,7 +55,5 @@ def test_an_evaluation_leaves_the_generators_alone_and_repeats_itself(workers: i
     torch.set_rng_state(torch.tensor(before[3], dtype=torch.uint8))
     assert generator_states() == before
     assert torch.equal(values(), first)
-    halves = [
-        rows(batches(samples=None, batch=5, part=part, parts=2)) for part in (0, 1)
-    ]
+    halves = [rows(batches(samples=None, batch=5, part=part, parts=2)) for part in (0, 1)]
     assert torch.equal(torch.cat(halves), first), "the draws do not depend on parts, batches or workers"

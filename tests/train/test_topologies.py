@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 from runs import evaluations, run, steps
 
-import dcp_runner.train.pipeline  # imported once here, not in every fork
-import dcp_runner.train.tp
+import dcp_runner.train.pipeline
+import dcp_runner.train.tp  # noqa: F401  imported once here, not in every fork
 from dcp_runner.data.stdlib import StdlibBytes
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
@@ -189,5 +189,9 @@ class SameBits(Callback):
 )
 def test_sums_have_one_order_from_the_first_step_on(tmp_path: Path, parallel: dict[str, Any]) -> None:
     """Four data-parallel ranks, because the sum of two numbers does not depend on their order."""
-    options = BASE | {"trainer__max_steps": 1, "data__eval": None, "callbacks": {"same": {"_target_": "test_topologies.SameBits"}}}
+    options = BASE | {
+        "trainer__max_steps": 1,
+        "data__eval": None,
+        "callbacks": {"same": {"_target_": "test_topologies.SameBits"}},
+    }
     assert run(tmp_path, world_of(parallel), parallel=parallel, **options) == [0] * world_of(parallel)
