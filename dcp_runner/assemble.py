@@ -24,6 +24,8 @@ from dcp_runner.data.evaluation import evaluation_batches
 from dcp_runner.data.feed import Feed, IndependentFeed
 from dcp_runner.train.callbacks import Callbacks
 from dcp_runner.train.config import Dispatch, ParallelConfig
+from dcp_runner.train.place import place_of, random_stream
+from dcp_runner.train.plan import plan_of
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.schedule import make_scheduler
 from dcp_runner.train.strategy import Loss, Strategy
@@ -36,6 +38,7 @@ make = partial(instantiate, _convert_="all")
 class Parts:
     """The objects that a run trains."""
 
+    topology: Topology
     strategy: Strategy
     model: nn.Module
     optimizer: Optimizer
@@ -62,10 +65,11 @@ def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:
     seed_all(config.seed)
     with torch.device("meta") if device.type == "meta" else torch.device("cpu"):
         model = make(config.model)
-    model = strategy.wrap(model, topology, device)
+    model = strategy.wrap(model, place_of(topology, device), plan_of(model, config.parallel.plan))
     optimizer = make(config.optim, [parameter for parameter in model.parameters() if parameter.requires_grad])
     scheduler = make_scheduler(optimizer, config.schedule, config.trainer.max_steps)
-    return Parts(strategy, model, optimizer, scheduler, make({**config.loss, "_partial_": True}))
+    loss = make({**config.loss, "_partial_": True})
+    return Parts(topology, strategy, model, strategy.prepare(optimizer), scheduler, loss)
 
 
 def feed_of(config: RunConfig, topology: Topology, rank: int, strategy: Strategy) -> Feed:
@@ -107,6 +111,17 @@ def dataset_traits(dispatch: Dispatch, strategy: Strategy) -> Traits:
     return Traits("every data-parallel rank reads its own part", varies_along=frozenset(strategy.data_axes))
 
 
+class StreamRng(RngState):
+    """The generators of a rank, seeded by its random stream instead of by the rank."""
+
+    def __init__(self, seed: int, topology: Topology) -> None:
+        super().__init__(seed)
+        self.topology = topology
+
+    def start_fresh(self, step: int, rank: int) -> None:
+        super().start_fresh(step, random_stream(self.topology, rank))
+
+
 def components_of(
     config: RunConfig, parts: Parts, feed: Stateful, progress: Progress, callbacks: Callbacks
 ) -> list[StateComponent]:
@@ -125,7 +140,7 @@ def components_of(
         component("progress", progress),
         component("callbacks", callbacks),
         *(component(name, callback) for name, callback in callbacks.apart.items()),
-        component("rng", RngState(config.seed), on_missing_copy="fresh"),
+        component("rng", StreamRng(config.seed, parts.topology), on_missing_copy="fresh"),
     ]
 
 

@@ -38,6 +38,7 @@ OPEN_NODES = (
     "data.train",
     "data.eval",
     "parallel.options",
+    "parallel.plan.first",
     "callbacks",
     "sharing",
     "checkpoint.validation_for",
@@ -113,7 +114,7 @@ def register_schemas() -> None:
     root = OmegaConf.structured(RunConfig)
     for path in OPEN_NODES:
         group, _, name = path.rpartition(".")
-        parent = root[group] if group else root
+        parent = OmegaConf.select(root, group) if group else root
         OmegaConf.set_struct(parent._get_node(name), False)  # data.eval is null, so it cannot be selected
     store.store(name="base_config", node=root)
     for group, default in vars(RunConfig()).items():

@@ -20,6 +20,7 @@ from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
 from dcp_runner.train.loop import Trainer, to_device
+from dcp_runner.train.place import random_stream
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
 from dcp_runner.train.resume import Wish, resume
@@ -35,7 +36,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     1. build model, data and components, alike on all ranks
     2. one throw-away pass where the parallelism needs it
     3. make the coordinator; show the plan
-    4. resume, or start from (seed, 0, rank)
+    4. resume, or start from (seed, 0, random stream of the rank)
     5. train to `trainer.max_steps`
     """
     device = device_of(config.trainer.device, run)
@@ -59,7 +60,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     )
     coordinator.check_storage()
     log.info("\n%s", plan_table(coordinator.bound, topology))
-    seed_all(config.seed, 0, run.rank)
+    seed_all(config.seed, 0, random_stream(topology, run.rank))
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
     loaded = resume(Wish(config.resume, config.resume_skip, fresh), coordinator)
     for key in config.resume_override:

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from dcp_runner.assemble import Parts, build, callbacks_of, components_of, topology_of
@@ -90,9 +91,14 @@ def state_sizes(stateful: Any) -> dict[str, int]:
     """
     if isinstance(stateful, OptimizerState) and not stateful.optimizer.state:
         stateful = _after_a_step(stateful.optimizer)
-    leaves = torch.utils._pytree.tree_leaves(stateful.state_dict())
+    leaves = [_local(leaf) for leaf in torch.utils._pytree.tree_leaves(stateful.state_dict())]
     once = {_memory(leaf): leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes")}
     return {str(number): size for number, size in enumerate(once.values())}
+
+
+def _local(leaf: Any) -> Any:
+    """What this rank holds of it."""
+    return leaf.to_local() if isinstance(leaf, DTensor) else leaf
 
 
 def _memory(leaf: Any) -> Any:

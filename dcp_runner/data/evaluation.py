@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import ceil
 
 from dcp_runner.data.reading import Batch, load
 from dcp_runner.data.seeded import Samples, Seeded
@@ -10,16 +11,20 @@ from dcp_runner.data.seeded import Samples, Seeded
 
 def evaluation_batches(
     dataset: Samples, *, samples: int | None, batch: int, part: int, parts: int, seed: int, workers: int = 0
-) -> Iterator[Batch]:
-    """The batches of one part of an evaluation; the global generators stay where they are.
+) -> Iterator[tuple[Batch, int]]:
+    """The batches of one part of an evaluation, each with the number of its samples; the global generators stay where
+    they are.
 
     `samples` items (None, or more than there are: all), evenly spread over the data set so that they stand for all of
     it, are cut in order into `parts` contiguous slices whose lengths differ by at most one. The slice of `part` comes
-    in batches of at most `batch` samples, the last one may be shorter, and with fewer samples than parts some parts
-    have none. Items are seeded by (seed, 0, index).
+    in batches of at most `batch` samples, the last one may be shorter. Every part has as many batches as the longest
+    one, because a sharded model is evaluated by all ranks together: where a part has run out, its batch is the first
+    item, which counts as 0 samples. Items are seeded by (seed, 0, index).
     """
     count = len(dataset) if samples is None else min(samples, len(dataset))
     start, stop = part * count // parts, (part + 1) * count // parts
     chosen = [number * len(dataset) // count for number in range(start, stop)]
     keys = [[(0, index) for index in chosen[first : first + batch]] for first in range(0, len(chosen), batch)]
-    yield from load(Seeded(dataset, seed), keys, workers)
+    counts = [len(own) for own in keys] + [0] * (ceil(ceil(count / parts) / batch) - len(keys))
+    keys += [[(0, 0)]] * (len(counts) - len(keys))
+    yield from zip(load(Seeded(dataset, seed), keys, workers), counts, strict=True)

@@ -9,12 +9,13 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.config import RunConfig, did_you_mean, to_plain
-from dcp_runner.launch.degrees import AXES, world_size
+from dcp_runner.launch.degrees import AXES, degrees, world_size
 from dcp_runner.launch.targets import locate, node_problems, signature_problems
 
 COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
@@ -50,7 +51,9 @@ def problems(config: RunConfig, *, exists: Callable[[str], bool] = os.path.exist
 
 
 def target_problems(config: RunConfig) -> list[str]:
-    """Import paths that lead nowhere, and keys that their targets do not take. Imports the targets."""
+    """Import paths that lead nowhere, keys that their targets do not take, and what the strategy says against the
+    run. Imports the targets; may build the model, without data.
+    """
     found: list[str] = []
     found += node_problems("model", config.model)
     found += _loss_problems(config.loss)
@@ -65,7 +68,46 @@ def target_problems(config: RunConfig) -> list[str]:
     except LookupError as error:
         return [*found, f"parallel.strategy={config.parallel.strategy}: {error.args[0]}"]
     found += signature_problems("parallel.options", strategy, list(config.parallel.options), complete=False)
-    return found
+    return found or [*_strategy_problems(config, strategy)]
+
+
+def _strategy_problems(config: RunConfig, kind: Any) -> Iterator[str]:
+    """In a configuration whose targets are right."""
+    from hydra.errors import InstantiationException
+
+    from dcp_runner.train.strategy import Intended, Strategy
+
+    parallel = config.parallel
+    if not (inspect.isclass(kind) and issubclass(kind, Strategy)):
+        yield f"parallel.strategy={parallel.strategy}: it is no dcp_runner.train.strategy.Strategy"
+        return
+    try:
+        strategy = kind(**parallel.options)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        yield f"parallel.options: {error}"
+        return
+    unused = [axis for axis, degree in degrees(parallel).items() if degree > 1 and axis not in strategy.axes]
+    for axis in unused:
+        uses = f"the axes {', '.join(strategy.axes)}" if strategy.axes else "no axis"
+        yield (
+            f"parallel.{axis}={getattr(parallel, axis)}: {kind.__name__} uses {uses}; "
+            "take 1, or another topology (parallel=...)"
+        )
+    share = parallel.dp * parallel.fsdp * config.trainer.accumulate
+    samples = 0 if config.data.batch_size % share else config.data.batch_size // share
+    try:
+        yield from strategy.problems(Intended(degrees(parallel), samples, partial(_outline, config), parallel.plan))
+    except InstantiationException as error:
+        yield f"model: building it fails: {error.__cause__ or error}"
+
+
+def _outline(config: RunConfig) -> Any:
+    """The model on the meta device."""
+    import torch
+    from hydra.utils import instantiate
+
+    with torch.device("meta"):
+        return instantiate(config.model, _convert_="all")
 
 
 def _loss_problems(node: Mapping[str, Any]) -> Iterator[str]:

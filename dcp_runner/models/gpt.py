@@ -7,6 +7,8 @@ The architecture is GPT-2's (Radford et al.: Language Models are Unsupervised Mu
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,6 +44,7 @@ class GPT(nn.Module):
         if width % heads:
             raise ValueError(f"width must be a multiple of heads={heads}, found {width}")
         self.context = context
+        self.heads = heads
         self.embed = nn.Embedding(vocab_size, width)
         self.positions = nn.Embedding(context, width)
         self.dropout = nn.Dropout(dropout)
@@ -79,6 +82,17 @@ class GPT(nn.Module):
             x = block(x)
         logits: Tensor = self.head(self.norm(x))
         return logits
+
+    def parallel_plan(self) -> dict[str, Any]:
+        """Where this model can be cut, in the words of `parallel.plan`."""
+        return {
+            "columns": [*(f"blocks.*.attention.{name}" for name in ("query", "key", "value")), "blocks.*.mlp.grow"],
+            "rows": ["blocks.*.attention.out", "blocks.*.mlp.shrink"],
+            "heads": self.heads,
+            "layers": "blocks",
+            "first": {"embed": "pass", "positions": "zero", "dropout": "pass"},
+            "last": ["norm", "head"],
+        }
 
 
 class Block(nn.Module):

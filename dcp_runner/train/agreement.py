@@ -21,19 +21,29 @@ class StepOutcome:
     """A signal that reached any rank; SIGINT counts before SIGTERM."""
 
 
-def agree(loss: torch.Tensor, overdue: bool, stop: int | None) -> StepOutcome:
-    """All-reduce a rank's mean loss, its wish to save (only rank 0's counts), and the signal it got."""
+def agree(loss: torch.Tensor | None, overdue: bool, stop: int | None) -> StepOutcome:
+    """All-reduce a rank's mean loss (None: it computes none), its wish to save (only rank 0's counts), and the signal
+    it got.
+
+    The loss is averaged over the ranks that have one, which stand for equally many samples each.
+    """
     first = not dist.is_initialized() or dist.get_rank() == 0
     ranks = dist.get_world_size() if dist.is_initialized() else 1
     told = torch.tensor(
-        [float(loss), overdue and first, stop == signal.SIGINT, stop is not None and stop != signal.SIGINT],
+        [
+            0.0 if loss is None else float(loss),
+            loss is not None,
+            overdue and first,
+            stop == signal.SIGINT,
+            stop is not None and stop != signal.SIGINT,
+        ],
         dtype=torch.float64,
     )
     if ranks > 1:
         dist.all_reduce(told)
-    total, wished, interrupted, ended = told.tolist()
+    total, count, wished, interrupted, ended = told.tolist()
     signum = signal.SIGINT if interrupted else signal.SIGTERM if ended else None
-    return StepOutcome(total / ranks, wished > 0, signum)
+    return StepOutcome(total / count, wished > 0, signum)
 
 
 def mean(total: float, count: int) -> float:

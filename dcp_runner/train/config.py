@@ -36,6 +36,28 @@ class Decay(StrEnum):
 
 
 @dataclass(kw_only=True)
+class PlanConfig:
+    """Where the model can be cut. Names are dotted paths of modules, in which `*` stands for one part. A field that
+    says nothing is what the model's own `parallel_plan()` says, if it has one.
+    """
+
+    columns: list[str] = field(default_factory=list)
+    """Linear layers that tp splits by their outputs; what follows must work on a part of the features."""
+    rows: list[str] = field(default_factory=list)
+    """Linear layers that tp splits by their inputs: those that take what `columns` give."""
+    heads: int | None = None
+    """The pieces that the features between `columns` and `rows` fall into, as attention heads (with grouped queries:
+    key-value heads); tp must divide it."""
+    layers: str | None = None
+    """An nn.ModuleList: fsdp gathers the weights of its items one by one, and a pipeline is cut between them."""
+    first: dict[str, str] = field(default_factory=dict)
+    """Modules that only the first pipeline stage has, and what stands there in the others: `pass` gives its input on,
+    `zero` gives 0."""
+    last: list[str] = field(default_factory=list)
+    """Modules that only the last pipeline stage has; in the others their input passes through."""
+
+
+@dataclass(kw_only=True)
 class ParallelConfig:
     """The topology: which strategy wraps the model, and the degree of every mesh axis.
 
@@ -54,6 +76,8 @@ class ParallelConfig:
     """Tensor-parallel ranks."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the strategy, checked against its signature."""
+    plan: PlanConfig = field(default_factory=PlanConfig)
+    """Where the model can be cut, for models that do not tell it themselves."""
 
 
 @dataclass(kw_only=True)

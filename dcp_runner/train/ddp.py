@@ -5,28 +5,34 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.train.place import Place
+from dcp_runner.train.plan import Plan
 from dcp_runner.train.strategy import Batch, Loss, Strategy
 
 
 class DataParallel(Strategy):
     """torch's DistributedDataParallel; `options` are its keyword arguments, as bucket_cap_mb."""
 
+    axes = ("dp",)
+
     def __init__(self, **options: Any) -> None:
         self.options = options
 
-    def wrap(self, model: nn.Module, topology: Topology, device: torch.device) -> nn.Module:
-        devices = [device] if device.type == "cuda" else None
-        meta = device.type == "meta"  # a plan is made of objects without data, which cannot be compared between ranks
-        return DistributedDataParallel(model.to(device), device_ids=devices, init_sync=not meta, **self.options)
+    def wrap(self, model: nn.Module, place: Place, plan: Plan) -> nn.Module:
+        model, mesh = model.to(place.device), place.along("dp")
+        if mesh is None:
+            return model
+        devices = [place.device] if place.device.type == "cuda" else None
+        real = place.device.type != "meta"  # a plan's objects have no data that ranks could compare
+        return DistributedDataParallel(
+            model, device_ids=devices, process_group=mesh.get_group(), init_sync=real, **self.options
+        )
 
     def accumulating(self, model: nn.Module) -> AbstractContextManager[Any]:
-        assert isinstance(model, DistributedDataParallel)
-        return model.no_sync()
+        return model.no_sync() if isinstance(model, DistributedDataParallel) else super().accumulating(model)
 
     def warm_up(self, model: nn.Module, batch: Batch, loss: Loss) -> None:
         """One throw-away forward and backward: DDP rebuilds its buckets after the first, and from then on sums in
@@ -35,8 +41,4 @@ class DataParallel(Strategy):
         Without this, the first steps after a resume on 3 or more ranks differ from those of the uninterrupted run
         in the last bits.
         """
-        buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        self.step(model, [batch], loss)
-        model.zero_grad(set_to_none=True)
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        self.throw_away(model, batch, loss)

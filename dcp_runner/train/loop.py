@@ -20,6 +20,7 @@ from dcp_runner.data.feed import Feed
 from dcp_runner.train.agreement import agree, mean
 from dcp_runner.train.callbacks import Callbacks
 from dcp_runner.train.config import Precision, TrainerConfig
+from dcp_runner.train.gradients import clip
 from dcp_runner.train.policies import SavePolicy, superfluous
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report
@@ -40,8 +41,9 @@ class Trainer:
     optimizer: Optimizer
     scheduler: LambdaLR
     feed: Feed
-    evaluation: Callable[[], Iterator[Batch]] | None
-    """A new pass over this rank's part of the evaluation set."""
+    evaluation: Callable[[], Iterator[tuple[Batch, int]]] | None
+    """A new pass over this rank's part of the evaluation set: batches and the samples that count, as often on every
+    rank."""
     progress: Progress
     callbacks: Callbacks
     coordinator: CheckpointCoordinator
@@ -75,8 +77,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with self._autocast():
             loss = self.strategy.step(self.model, batches, self.loss)
-        limit = self.config.clip_norm
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), float("inf") if limit is None else limit)
+        norm = self.strategy.norm(self.model)
+        if self.config.clip_norm is not None:
+            clip(self.model.parameters(), self.config.clip_norm, norm)
         lr = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
@@ -94,10 +97,11 @@ class Trainer:
         self.model.eval()
         total, count = 0.0, 0
         with rng_put_back(), torch.no_grad(), self._autocast():
-            for batch in self.evaluation():
-                samples = _samples(batch)
-                total += float(self.strategy.evaluate(self.model, to_device(batch, self.device), self.loss)) * samples
-                count += samples
+            for batch, samples in self.evaluation():
+                loss = self.strategy.evaluate(self.model, to_device(batch, self.device), self.loss)
+                if loss is not None and samples:
+                    total += float(loss) * samples
+                    count += samples
         metrics = {"eval_loss": mean(total, count)}
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
@@ -132,8 +136,3 @@ def rng_put_back() -> Iterator[None]:
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with all tensors on the device."""
     return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
-
-
-def _samples(batch: Batch) -> int:
-    leaves = torch.utils._pytree.tree_leaves(batch)
-    return next(len(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor))

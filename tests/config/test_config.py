@@ -51,6 +51,7 @@ def test_open_nodes_take_new_keys_with_and_without_a_plus() -> None:
     typed = ("sharing.ema=per_rank", "+sharing.mine=global", "checkpoint.validation_for.model=quick")
     made = composed(*(f"{node}.new=1" for node in nodes), *(f"+{node}.newer=1" for node in nodes), *typed)
     assert made.data.eval.new == made.optim.newer == 1
+    assert composed("parallel.plan.first.wte=pass").parallel.plan.first == {"wte": "pass"}
     with pytest.raises(ConfigCompositionException):
         composed("checkpoint.validation_for.model=quickly")
 

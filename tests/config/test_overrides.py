@@ -10,7 +10,7 @@ ONE = {
     "trainer.max_step=3": "no key `trainer.max_step`; did you mean `trainer.max_steps`?",
     "max_steps=3": "did you mean `trainer.max_steps`?",
     "paralel=ddp": "did you mean `parallel`?",
-    "parallel=dp": "no such option; expected: ddp, single; did you mean `ddp`?",
+    "parallel=dp": "did you mean `ddp`?",
     "trainer.max_steps=many": "trainer.max_steps=many: Value 'many' of type 'str' could not be converted to Integer",
     "checkpoint.keep.mode=least": "Invalid value 'least', expected one of [min, max]",
     "resume=null": "field 'resume' is not Optional",

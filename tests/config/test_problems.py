@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from composing import changed
+from composing import changed, config
 
 from dcp_runner.launch.problems import problems, target_problems
 
@@ -108,3 +108,57 @@ def test_good_targets() -> None:
     optim = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
     callbacks = {"a": {"_target_": "builtins.dict", "anything": 1}}
     assert target_problems(changed({"loss": loss, "optim": optim, "callbacks": callbacks})) == []
+
+
+TOPOLOGIES: list[tuple[list[str], str]] = [
+    (["parallel=ddp", "parallel.tp=2"], "parallel.tp=2: DataParallel uses the axes dp; take 1, or another topology"),
+    (["parallel=single", "parallel.dp=2"], "parallel.dp=2: Single uses no axis"),
+    (["parallel=pipeline", "parallel.dp=2"], "parallel.dp=2: Pipeline uses the axes pp; take 1"),
+    (["parallel=fsdp", "parallel.dp=2", "parallel.fsdp=1"], "parallel.fsdp: at least 2 beside parallel.dp"),
+    (["parallel.strategy=builtins.dict"], "parallel.strategy=builtins.dict: it is no"),
+    (["parallel=tp", "parallel.tp=8"], "parallel.tp=8: it must divide the 4 heads of GPT"),
+    (["parallel=tp", "parallel.plan.rows=[blocks.*.out]"], "parallel.plan.rows: GPT has no module 'blocks.*.out'"),
+    (["parallel=tp", "parallel.plan.rows=[embed]"], "embed is a Embedding; only nn.Linear can be split"),
+    (["parallel=tp", "model.width=30"], "model: building it fails: width must be a multiple of heads=4"),
+    (
+        ["parallel=pipeline", "model.tied=true"],
+        "embed.weight and head.weight are one parameter, but in different stages; untie them (model",
+    ),
+    (["parallel=pipeline", "parallel.pp=8"], "parallel.pp: 8 stages, but GPT has only 4 layers in 'blocks'"),
+    (["parallel=pipeline", "parallel.options.schedule=2f2b"], "schedule=2f2b: one of gpipe, 1f1b, interleaved"),
+    (["parallel=pipeline", "parallel.options.stages_per_rank=2"], "only schedule=interleaved has several"),
+    (["parallel=pipeline", "parallel.pp=4", "parallel.options.microbatches=2"], "at least parallel.pp=4"),
+    (["parallel=dp_pp", "parallel.dp=2", "data.batch_size=6"], "microbatches=2: it must divide the 3 samples"),
+    (["parallel=pipeline", "parallel.options.stage=dcp_runner.train.tp.Tensor"], "has no attribute 'Tensor'"),
+    (
+        ["parallel=pipeline", "parallel.plan.last=[head]"],
+        "norm.weight would be in every stage; name its module",
+    ),
+    (
+        ["parallel=pipeline", "parallel.plan.first.embed=skip"],
+        "parallel.plan.first.embed=skip: one of pass, zero",
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "told"), TOPOLOGIES)
+def test_topologies_that_do_not_fit(overrides: list[str], told: str) -> None:
+    found = target_problems(config(*overrides))
+    assert any(told in text for text in found), found
+
+
+@pytest.mark.parametrize(
+    "name", ["single", "ddp", "accelerate", "fsdp", "hsdp", "tp", "dp_tp", "fsdp_tp", "pipeline", "dp_pp", "dp_pp_tp"]
+)
+def test_topologies_as_they_are(name: str) -> None:
+    assert target_problems(config(f"parallel={name}")) == []
+
+
+def test_a_model_without_a_plan() -> None:
+    model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
+    pipeline = {"parallel.strategy": "dcp_runner.train.pipeline.Pipeline", "parallel.pp": 2}
+    (found,) = target_problems(changed(pipeline | {"model": model}))
+    assert found == "parallel.plan.layers: nothing says where Linear can be cut; name its list of layers"
+    split = {"parallel.strategy": "dcp_runner.train.tp.TensorParallel", "parallel.tp": 2}
+    (found,) = target_problems(changed(split | {"model": model}))
+    assert found == "parallel.tp=2: nothing says how to split Linear; name its layers in parallel.plan"

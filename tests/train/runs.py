@@ -6,6 +6,8 @@ import json
 import multiprocessing
 import os
 import signal
+import sys
+import traceback
 from collections.abc import Mapping
 from datetime import timedelta
 from multiprocessing.synchronize import Barrier
@@ -68,11 +70,16 @@ def config(**overrides: Any) -> RunConfig:
     return from_plain(plain)
 
 
-def run(folder: Path, world: int, *, timeout_s: float = 90.0, **overrides: Any) -> list[int]:
-    """Start the run once more in its folder; exit codes by rank (0: finished; 128 + n: stopped by a signal; -n: killed by it)."""
-    made = config(**overrides)
-    if world > 1:
-        made.parallel.strategy, made.parallel.dp = "dcp_runner.train.ddp.DataParallel", world
+def run(
+    folder: Path, world: int, *, parallel: Mapping[str, Any] | None = None, timeout_s: float = 90.0, **overrides: Any
+) -> list[int]:
+    """Start the run once more in its folder; exit codes by rank (0: finished; 128 + n: stopped by a signal; -n: killed by it).
+
+    `parallel` are keys of the `parallel` node; without it several ranks are data-parallel.
+    """
+    if parallel is None and world > 1:
+        parallel = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": world}
+    made = config(**overrides, **{f"parallel__{key}": value for key, value in (parallel or {}).items()})
     attempt = len(list((folder / "attempts").glob("*"))) + 1 if folder.exists() else 1
     (folder / "attempts" / str(attempt)).mkdir(parents=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -106,7 +113,10 @@ def _rank(rank: int, made: RunConfig, folder: Path, attempt: int, world: int, po
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)
+    except Exception:
+        traceback.print_exc()  # pytest shows what the forked ranks wrote
     finally:
+        sys.stderr.flush()
         os._exit(code)
 
 

@@ -1,0 +1,197 @@
+"""The same seed and the same global batches give the same losses and gradient norms under every topology."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from runs import evaluations, run, steps
+
+import dcp_runner.train.pipeline
+import dcp_runner.train.tp  # noqa: F401  imported once here, not in every fork
+from dcp_runner.data.stdlib import StdlibBytes
+from dcp_runner.train.callbacks import Callback
+from dcp_runner.train.loop import Trainer
+
+pytestmark = pytest.mark.timeout(180)
+
+text = cache(StdlibBytes)
+"""Read once, before the ranks are forked."""
+
+BASE: dict[str, Any] = {
+    "model": {
+        "_target_": "dcp_runner.models.gpt.GPT",
+        "vocab_size": 256,
+        "context": 16,
+        "layers": 4,
+        "heads": 4,
+        "width": 16,
+        "tied": False,
+    },
+    "data__train": {"_target_": "test_topologies.text", "split": "train", "context": 16},
+    "data__eval": {"_target_": "test_topologies.text", "split": "eval", "context": 16, "limit_mb": 0.1},
+    "data__batch_size": 16,
+    "trainer__max_steps": 5,
+    "trainer__eval_every": 3,
+    "trainer__eval_samples": 37,  # the parts differ in size, and the last batch of a part is short
+    "trainer__clip_norm": 0.5,  # below all norms, so that a wrong one shows in the losses too
+    "checkpoint__every_steps": None,
+    "checkpoint__at_end": False,
+}
+STRATEGIES = "dcp_runner.train."
+
+
+def topology(strategy: str, options: dict[str, Any] | None = None, **degrees: int) -> dict[str, Any]:
+    return {"strategy": STRATEGIES + strategy, "options": options or {}, **degrees}
+
+
+ACCELERATE = "accelerate.Accelerate"
+
+
+def within(strategy: str) -> dict[str, Any]:
+    return {"stage": STRATEGIES + strategy}
+
+
+DDP, FSDP, TP, PP = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel", "pipeline.Pipeline"
+QUICK = {
+    "ddp-2": topology(DDP, dp=2),
+    "accelerate-2": topology(ACCELERATE, dp=2),
+    "fsdp-2": topology(FSDP, fsdp=2),
+    "tp-2": topology(TP, tp=2),
+    "hsdp-2x2": topology(FSDP, dp=2, fsdp=2),
+    "dp_tp-2x2": topology(TP, dp=2, tp=2),
+    "fsdp_tp-2x2": topology(TP, fsdp=2, tp=2),
+    "pipeline-2": topology(PP, pp=2),
+    "dp_pp-2x2": topology(PP, within(DDP), dp=2, pp=2),
+    "interleaved-2": topology(PP, {"schedule": "interleaved"}, pp=2),
+}
+SLOW = {
+    "gpipe-4": topology(PP, {"schedule": "gpipe", "microbatches": 8}, pp=4),
+    "gpipe-2": topology(PP, {"schedule": "gpipe"}, pp=2),
+    "interleaved_dp-2x2": topology(PP, within(DDP) | {"schedule": "interleaved", "microbatches": 4}, pp=2, dp=2),
+    "pp_tp-2x2": topology(PP, within(TP), pp=2, tp=2),
+    "pp_fsdp-2x2": topology(PP, within(FSDP), pp=2, fsdp=2),
+    "interleaved_fsdp-2x2": topology(PP, within(FSDP) | {"schedule": "interleaved"}, pp=2, fsdp=2),
+    "dp_pp_tp-2x2x2": topology(PP, within(TP), dp=2, pp=2, tp=2),
+    "ddp-4": topology(DDP, dp=4),
+    "fsdp-4": topology(FSDP, fsdp=4),
+    "tp-4": topology(TP, tp=4),
+    "hsdp_tp-2x2x2": topology(TP, dp=2, fsdp=2, tp=2),
+}
+
+Curve = Callable[..., tuple[list[tuple[float, ...]], list[float]]]
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Curve:
+    """The curve of one rank with some options; each is made once."""
+    for split in ("train", "eval"):
+        text(split=split, context=16, **({"limit_mb": 0.1} if split == "eval" else {}))
+
+    @cache
+    def curve_of(**options: Any) -> tuple[list[tuple[float, ...]], list[float]]:
+        folder = tmp_path_factory.mktemp("single")
+        assert run(folder, 1, **BASE | options) == [0]
+        return curve(folder)
+
+    return curve_of
+
+
+def curve(folder: Path) -> tuple[list[tuple[float, ...]], list[float]]:
+    """(loss, gradient norm, learning rate) of each step; each evaluation's loss."""
+    return [*steps(folder).values()], [*evaluations(folder).values()]
+
+
+def world_of(parallel: dict[str, Any]) -> int:
+    world = 1
+    for axis in ("pp", "dp", "fsdp", "tp"):
+        world *= parallel.get(axis, 1)
+    return world
+
+
+def same_as_single(single: Curve, folder: Path, parallel: dict[str, Any], **options: Any) -> None:
+    world = world_of(parallel)
+    assert run(folder, world, parallel=parallel, **BASE | options) == [0] * world
+    (found, found_evaluations), (expected, expected_evaluations) = curve(folder), single(**options)
+    assert len(found) == 5 and len(found_evaluations) == 2
+    assert [value for step in found for value in step] == pytest.approx(
+        [value for step in expected for value in step], rel=2e-5
+    )
+    assert found_evaluations == pytest.approx(expected_evaluations, rel=2e-5)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_same_as_single(single: Curve, tmp_path: Path, name: str) -> None:
+    same_as_single(single, tmp_path, QUICK[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW)
+def test_same_as_single_on_more_ranks(single: Curve, tmp_path: Path, name: str) -> None:
+    same_as_single(single, tmp_path, SLOW[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK)
+def test_accumulated(single: Curve, tmp_path: Path, name: str) -> None:
+    same_as_single(single, tmp_path, QUICK[name], trainer__accumulate=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK | SLOW)
+def test_bf16_and_independent_reading(tmp_path: Path, name: str) -> None:
+    parallel = (QUICK | SLOW)[name]
+    options = {"trainer__precision": "bf16", "data__dispatch": "independent", "trainer__clip_norm": None}
+    assert run(tmp_path, world_of(parallel), parallel=parallel, **BASE | options) == [0] * world_of(parallel)
+    losses = [step[0] for step in steps(tmp_path).values()]
+    assert losses[-1] < losses[0]
+
+
+class SameBits(Callback):
+    """The first backward after the start gives the gradients of the second, bit for bit; all ranks find one norm."""
+
+    def on_start(self, trainer: Trainer) -> None:
+        part, _ = trainer.coordinator.topology.index(dist.get_rank(), trainer.strategy.data_axes)
+        random = torch.Generator().manual_seed(part)
+        inputs, targets = torch.randint(256, (2, 8, 16), generator=random)
+        found = []
+        for _ in range(2):
+            trainer.strategy.step(trainer.model, [(inputs, targets)], trainer.loss)
+            norms: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(norms, trainer.strategy.norm(trainer.model).item())
+            assert len(set(norms)) == 1, norms
+            gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+            found.append([getattr(grad, "_local_tensor", grad).clone() for grad in gradients])
+            trainer.model.zero_grad(set_to_none=True)
+        assert len(found[0]) > 5 and all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        pytest.param(topology(DDP, dp=4), id="ddp"),
+        pytest.param(topology(DDP, {"bucket_cap_mb": 0.01}, dp=4), id="ddp-small-buckets"),
+        pytest.param(topology(ACCELERATE, dp=4), id="accelerate"),
+        pytest.param(topology(FSDP, fsdp=4), id="fsdp"),
+        pytest.param(topology(FSDP, dp=4, fsdp=2), id="hsdp"),
+        pytest.param(topology(TP, dp=4, tp=2), id="dp_tp"),
+        pytest.param(topology(TP, fsdp=4, tp=2), id="fsdp_tp"),
+        pytest.param(topology(PP, within(DDP), dp=4, pp=2), id="dp_pp"),
+        pytest.param(topology(PP, within(TP), pp=2, dp=4), id="dp_pp-replicate"),
+        pytest.param(topology(PP, within(TP), pp=2, dp=2, tp=2), id="dp_pp_tp"),
+    ],
+)
+def test_sums_have_one_order_from_the_first_step_on(tmp_path: Path, parallel: dict[str, Any]) -> None:
+    """Four data-parallel ranks, because the sum of two numbers does not depend on their order."""
+    options = BASE | {
+        "trainer__max_steps": 1,
+        "data__eval": None,
+        "callbacks": {"same": {"_target_": "test_topologies.SameBits"}},
+    }
+    assert run(tmp_path, world_of(parallel), parallel=parallel, **options) == [0] * world_of(parallel)
