@@ -107,7 +107,7 @@ def _compare(
     for one in bound:
         try:
             pending.append(_open(one, folder, manifest, stack, skip, fresh))
-            found = pending[-1].differences
+            found = pending[-1].differences()
         except IntegrityError:
             raise
         except ValueError as error:

@@ -33,7 +33,6 @@ class Pending:
     """What stands where the saved tensors will stand; they are cut alike."""
     state: Any = None
 
-    @cached_property
     def differences(self) -> Differences:
         """How the saved state differs from the live one, without reading tensors."""
         stateful, source = self.bound.stateful, self.source
@@ -93,7 +92,7 @@ def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack
         source = Source(open_copy(folder, manifest, own, stack))
         alone = Pending(one, "loaded", source, source.skeletons()[0], layout)
         others = iter(copy.files for name, copy in record.copies.items() if name != one.mine.name)
-        has_all = not alone.differences.missing
+        has_all = not alone.differences().missing
         while has_all and alone.unreadable():  # a tensor that is held more widely is in an earlier copy
             files = next(others, ())
             has_all = bool(files)

@@ -1,0 +1,75 @@
+"""Every topology resumes bit for bit; and a run that goes on under another topology goes on along the same curve."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from runs import contents, evaluations, run, steps
+from test_topologies import BASE, QUICK, SLOW, world_of
+
+pytestmark = pytest.mark.timeout(180)
+
+ALL = QUICK | SLOW
+SAVING = BASE | {"trainer__max_steps": 6, "checkpoint__at_end": True}
+DROPOUT = {"model": BASE["model"] | {"dropout": 0.1}}
+FEW = ["fsdp_tp-2x2", "dp_pp-2x2"]
+
+
+def stop_at(step: int, folder: Path) -> dict[str, Any]:
+    """SIGTERM to one rank during this step: all save at its end and leave."""
+    mark = f"{folder}.mark"
+    kill = {"_target_": "runs.KillAt", "step": step - 1, "ranks": [0], "mark": mark, "signum": signal.SIGTERM}
+    return {"callbacks": {"kill": kill}}
+
+
+def resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+    parallel, world = ALL[name], world_of(ALL[name])
+    options = SAVING | DROPOUT
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert run(whole, world, parallel=parallel, **options) == [0] * world
+    stopped = run(parted, world, parallel=parallel, **options, **stop_at(4, parted))
+    assert stopped == [128 + signal.SIGTERM] * world
+    assert run(parted, world, parallel=parallel, **options) == [0] * world
+    assert steps(whole) == steps(parted) and len(steps(whole)) == 6
+    assert evaluations(whole) == evaluations(parted)
+    one, other = (contents(folder / "checkpoints" / "checkpoint-6") for folder in (whole, parted))
+    assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_resume(name: str, tmp_path: Path) -> None:
+    resumes_bit_for_bit(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in ALL if name not in FEW])
+def test_resume_of_every_topology(name: str, tmp_path: Path) -> None:
+    resumes_bit_for_bit(name, tmp_path)
+
+
+def goes_on(names: list[str], tmp_path: Path) -> None:
+    """Two steps under each topology in turn; the losses are those of a run that never changed."""
+    last = 2 * len(names)
+    for number, name in enumerate(names, 1):
+        options = SAVING | {"trainer__max_steps": 2 * number, "schedule__decay": "constant"}
+        world = 1 if name == "single" else world_of(ALL[name])
+        assert run(tmp_path / "changing", world, parallel=ALL.get(name), **options) == [0] * world
+    whole = tmp_path / "whole"
+    options = SAVING | {"trainer__max_steps": last, "schedule__decay": "constant"}
+    assert run(whole, 1, **options) == [0]
+    expected, found = steps(whole), steps(tmp_path / "changing")
+    assert list(found) == list(expected) == list(range(1, last + 1))
+    for step in expected:
+        assert found[step] == pytest.approx(expected[step], rel=2e-5), f"step {step}"
+
+
+def test_a_change_of_topology_goes_on_along_the_curve(tmp_path: Path) -> None:
+    goes_on(["single", "dp_pp-2x2", "fsdp_tp-2x2", "ddp-2"], tmp_path)
+
+
+@pytest.mark.slow
+def test_through_every_topology(tmp_path: Path) -> None:
+    goes_on(["single", *ALL], tmp_path)
