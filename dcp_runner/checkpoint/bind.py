@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from dcp_runner.checkpoint.adapt import adapt, traits_of
@@ -41,6 +42,16 @@ class Bound:
             return self.resolved.sharing
         axes = tuple(self.topology.mesh)
         return equal_but_along(fixed_axes(self.resolved.sharing, axes) - self.cut_along | cut, axes)
+
+    def wider(self) -> tuple[Copy, ...]:
+        """The copies in which there may be what this rank holds and its own copy does not have written: those at the
+        beginning of some of the axes by which not all tensors are cut.
+        """
+        place, cut = self.topology.coordinates(self.rank), sorted(self.cut_along)
+        begun = (set(axes) for count in range(1, len(cut) + 1) for axes in combinations(cut, count))
+        ranks = (self.topology.rank_at({axis: n for axis, n in place.items() if axis not in axes}) for axes in begun)
+        found = dict.fromkeys(self.topology.copy_of(self.resolved.sharing, rank) for rank in ranks)
+        return tuple(copy for copy in found if copy != self.mine)
 
     @property
     def checked(self) -> bool:

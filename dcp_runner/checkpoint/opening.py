@@ -91,13 +91,10 @@ def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack
     if own:
         source = Source(open_copy(folder, manifest, own, stack))
         alone = Pending(one, "loaded", source, source.skeletons()[0], layout)
-        others = iter(copy.files for name, copy in record.copies.items() if name != one.mine.name)
-        has_all = not alone.differences().missing
-        while has_all and alone.unreadable():  # a tensor that is held more widely is in an earlier copy
-            files = next(others, ())
-            has_all = bool(files)
-            source.add(open_copy(folder, manifest, files, stack))
-        if has_all:
+        if alone.unreadable():
+            for copy in one.wider():
+                source.add(open_copy(folder, manifest, record.copies[copy.name].files, stack))
+        if not alone.differences().missing and not alone.unreadable():
             return alone
     everything = [name for copy in record.copies.values() for name in copy.files]
     source = Source(open_copy(folder, manifest, everything, stack))

@@ -71,6 +71,13 @@ class Topology:
             rank, place[name] = divmod(rank, degree)
         return {name: place[name] for name in self.mesh}
 
+    def rank_at(self, place: Mapping[str, int]) -> int:
+        """The rank with these coordinates; 0 where an axis is not given."""
+        rank = 0
+        for name, degree in self.mesh.items():
+            rank = rank * degree + place.get(name, 0)
+        return rank
+
     def index(self, rank: int, axes: Sequence[str]) -> tuple[int, int]:
         """(index, size) of the rank among the places of `axes` taken together, as a data-parallel index over dp and
         fsdp.
