@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dcp_runner import console
-from dcp_runner.config import ConfigError, RunConfig, config_hash, from_plain
+from dcp_runner.config import ConfigError, RunConfig, config_hash
 from dcp_runner.launch.degrees import world_size
 from dcp_runner.launch.entering import BAD_INPUT, RunFailed, hydra_main, refuse
 from dcp_runner.launch.folder import OUTCOMES, attempt_dir
@@ -71,11 +71,13 @@ def _train(cfg: DictConfig) -> None:
     run(cfg)
 
 
-def _prepare(cfg: DictConfig, entry: str, run_dir: Path | None, world: World | None) -> Job | None:
-    """What every rank is given (one process); None: it was a dry run."""
+def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tuple[RunConfig, Path] | None:
+    """The run that is to be made, and its folder (one process); None: it was a dry run."""
     found = check(cfg)
     config = RunConfig() if found else complete(cfg, world)
     found += missing_gpus(config, world)
+    if config.verify_resume and (world or _in_sweep()):
+        found.append("verify_resume: it starts its own ranks, twice; give it without torchrun, srun and -m")
     folder = run_dir.absolute() if run_dir else output_dir(config.name)
     if found or config.dry_run:
         discard_if_empty(folder)
@@ -86,11 +88,26 @@ def _prepare(cfg: DictConfig, entry: str, run_dir: Path | None, world: World | N
 
         print(show_plan(config))
         return None
-    return new_job(config, entry, folder)
+    return config, folder
 
 
 def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
-    """Start the ranks here and wait for them; a single one runs in this process, where a debugger can see it.
+    """Start the ranks here and wait for them, or try whether they resume as they should."""
+    prepared = _prepare(cfg, run_dir, None)
+    if prepared is None:
+        return 0
+    config, folder = prepared
+    if not config.verify_resume:
+        return _run_here(config, entry, folder, alone=not _in_sweep())
+    from dcp_runner.resume_check import verify_resume
+
+    code, told = verify_resume(config, folder, lambda config, folder: _run_here(config, entry, folder, alone=False))
+    print(*told, sep="\n")
+    return code
+
+
+def _run_here(config: RunConfig, entry: str, folder: Path, alone: bool) -> int:
+    """Start the ranks here and wait for them; a single one runs in this process (`alone`), where a debugger can see it.
 
     The jobs of a sweep get a process of their own each, so that none inherits what another has left behind.
     """
@@ -98,14 +115,11 @@ def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
     from dcp_runner.launch.rank import run_rank
     from dcp_runner.train.signals import StopFlag
 
-    job = _prepare(cfg, entry, run_dir, None)
-    if job is None:
-        return 0
-    config = from_plain(job.config)
+    job = new_job(config, entry, folder)
     size, nodes = world_size(config.parallel), config.resources.nodes
     if nodes > 1:
         log.warning("resources.nodes=%d, but no scheduler has started this: all %d ranks run here", nodes, size)
-    if size == 1 and not _in_sweep():
+    if size == 1 and alone:
         with StopFlag() as stop:
             ended = outcomes.Ended([outcomes.Exit(0, run_rank(job, None, stop).code)])
     else:
@@ -128,7 +142,8 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         code: int | None = BAD_INPUT
         job: Job | None = None
         try:
-            job = _prepare(cfg, entry, run_dir, world)
+            prepared = _prepare(cfg, run_dir, world)
+            job = new_job(prepared[0], entry, prepared[1]) if prepared else None
             code = 0 if job is None else None
         finally:
             meeting.send(code=code, job=asdict(job) if job else None)

@@ -45,7 +45,7 @@ OPEN_NODES = (
 )
 """Nodes that take new keys on the command line without a `+`."""
 
-_NOT_HASHED = ("name", "dry_run", "resume", "resume_skip", "resume_rng", "resume_override")
+_NOT_HASHED = ("name", "dry_run", "verify_resume", "resume", "resume_skip", "resume_rng", "resume_override")
 
 
 class ConfigError(ValueError):
@@ -89,6 +89,8 @@ class RunConfig:
     """strict restores the generators; reseed derives them anew from (seed, step, rank)."""
     resume_override: list[str] = field(default_factory=list)
     """Keys whose new value wins over the value in the checkpoint, as `optim.lr`."""
+    verify_resume: int = 0
+    """N: instead of training, try whether N steps, a resume and N steps are 2N steps, bit for bit; 0: train."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     sharing: dict[str, str] = field(default_factory=dict)
     """For each component `auto` or a pattern: global, replicated, per_rank, per_node, per_group:<axes>."""

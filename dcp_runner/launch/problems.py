@@ -23,6 +23,7 @@ COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "
 _RESUME_WORDS = ("auto", "never", "must", "latest", "best")
 _AT_LEAST = {
     "seed": 0,
+    "verify_resume": 0,
     "trainer.max_steps": 1,
     "trainer.eval_every": 1,
     "trainer.eval_samples": 1,
