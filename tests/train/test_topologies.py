@@ -140,7 +140,7 @@ def test_same_as_single_on_more_ranks(single: Curve, tmp_path: Path, name: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", QUICK | SLOW)
 def test_accumulated(single: Curve, tmp_path: Path, name: str) -> None:
-    same_as_single(single, tmp_path, QUICK[name], trainer__accumulate=2)
+    same_as_single(single, tmp_path, (QUICK | SLOW)[name], trainer__accumulate=2)
 
 
 @pytest.mark.slow
