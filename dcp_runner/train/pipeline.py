@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pkgutil import resolve_name
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe, ScheduleInterleaved1F1B
-from torch.distributed.pipelining.schedules import ScheduleLoopedBFS
 
 from dcp_runner.train.cutting import cut_problems, stage_of
 from dcp_runner.train.place import Place
 from dcp_runner.train.plan import Plan
+from dcp_runner.train.schedules import SCHEDULES, Schedules
 from dcp_runner.train.stages import Stages
 from dcp_runner.train.strategy import Batch, Intended, Loss, Strategy
-
-SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "interleaved": ScheduleInterleaved1F1B}
 
 
 class Pipeline(Strategy):
@@ -52,7 +47,6 @@ class Pipeline(Strategy):
         self.stages_per_rank = stages_per_rank or (2 if schedule == "interleaved" else 1)
         self.inner: Strategy = resolve_name(stage)(**stage_options or {})
         self.axes = ("pp", *self.inner.axes)
-        self._runs: dict[Any, Any] = {}
         self._evaluated = 0
 
     def problems(self, intended: Intended) -> Iterator[str]:
@@ -78,7 +72,8 @@ class Pipeline(Strategy):
         mesh = place.along("pp")
         if mesh is None:
             return self.inner.wrap(model, place, plan)
-        self._mesh: DeviceMesh = mesh
+        self._group, self._pieces = mesh.get_group(), self.microbatches or mesh.size()
+        self._schedules = Schedules(self.schedule, self._group)
         count, names = mesh.size() * self.stages_per_rank, [*model.state_dict()]
         numbers = range(mesh.get_local_rank(), count, mesh.size())
         parts = [stage_of(model, plan, number, count) for number in numbers]
@@ -88,51 +83,30 @@ class Pipeline(Strategy):
         if not isinstance(model, Stages):
             return self.inner.step(model, batches, loss)
         inputs, targets = (torch.cat([batch[part] for batch in batches]) for part in (0, 1))
-        pieces = len(batches) * (self.microbatches or self._mesh.size())
-        losses: list[torch.Tensor] = []
-
-        def share(outputs: Any, targets: Any) -> torch.Tensor:
-            return loss(outputs, targets) / pieces
-
-        make = partial(SCHEDULES[self.schedule], n_microbatches=pieces, loss_fn=share, scale_grads=False)
-        schedule = self._run(model, make, inputs, pieces, True)
         with ExitStack() as held:
             for wrapped in model.stages:  # the schedule lets the gradients out; its first look at the shapes must not
                 held.enter_context(self.inner.accumulating(wrapped))
-            schedule.step(inputs, target=targets, losses=losses, return_outputs=False)
+            losses = self._schedules.train(model, inputs, targets, len(batches) * self._pieces, loss)
         return torch.stack(losses).sum().detach() if losses else None
 
     def evaluate(self, model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor | None:
         if not isinstance(model, Stages):
             return self.inner.evaluate(model, batch, loss)
         inputs, targets = batch
-        pieces = self.microbatches or self._mesh.size()
         # A short batch is filled up to the size of the first, so that all ranks run equally many forward passes.
-        self._evaluated = max(self._evaluated, -(-len(inputs) // pieces) * pieces)
+        self._evaluated = max(self._evaluated, -(-len(inputs) // self._pieces) * self._pieces)
         filled = torch.cat([inputs, inputs[:1].expand(self._evaluated - len(inputs), *inputs.shape[1:])])
-        kind: Any = ScheduleGPipe if len(model.stages) == 1 else ScheduleLoopedBFS
-        outputs = self._run(model, partial(kind, n_microbatches=pieces), filled, pieces, False).step(filled)
+        outputs = self._schedules.forward(model, filled, self._pieces)
         return loss(outputs[: len(inputs)], targets) if model.count - 1 in model.numbers else None
 
     def norm(self, model: nn.Module) -> torch.Tensor:
         norm = self.inner.norm(model)
         if isinstance(model, Stages):
             squared = norm.square()
-            dist.all_reduce(squared, group=self._mesh.get_group())
+            dist.all_reduce(squared, group=self._group)
             norm = squared.sqrt()
         return norm
 
     def warm_up(self, model: nn.Module, batch: Batch, loss: Loss) -> None:
         """One throw-away step: a stage that is a DistributedDataParallel needs it."""
         self.throw_away(model, batch, loss)
-
-    def _run(self, model: Stages, make: Any, inputs: torch.Tensor, pieces: int, training: bool) -> Any:
-        """The schedule for inputs of this shape, because a schedule keeps buffers for what it sends and receives."""
-        key = (training, pieces, inputs.shape, inputs.dtype)
-        if key not in self._runs:
-            stages = [
-                PipelineStage(wrapped, number, model.count, inputs.device, group=self._mesh.get_group())
-                for number, wrapped in zip(model.numbers, model.stages, strict=True)
-            ]
-            self._runs[key] = make(stages if len(stages) > 1 else stages[0])
-        return self._runs[key]

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.timeout(90)
 NO_TORCH = """
 import os, sys
 from dcp_runner.app import main
-os.environ["COMP_LINE"] = "dcp-runner parallel=d"
+os.environ["COMP_LINE"] = "dcp-runner parallel=dd"
 os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
 for arguments in ("--help", "--cfg job --resolve", "-sc query=bash"):
     sys.argv = ["dcp_runner", *arguments.split()]

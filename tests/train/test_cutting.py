@@ -1,0 +1,96 @@
+"""Stages are the model, cut: nothing is lost, nothing is held twice, and one after the other they compute the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.models.gpt import GPT
+from dcp_runner.train.config import PlanConfig
+from dcp_runner.train.cutting import cut_problems, stage_of
+from dcp_runner.train.place import random_stream
+from dcp_runner.train.plan import Plan, matching, plan_of
+from dcp_runner.train.stages import Stages
+
+
+def model(layers: int = 5, tied: bool = False) -> GPT:
+    torch.manual_seed(0)
+    return GPT(vocab_size=30, context=8, layers=layers, heads=2, width=8, tied=tied)
+
+
+def plan() -> Plan:
+    return plan_of(model(), PlanConfig())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_stages_are_the_model(count: int) -> None:
+    whole = model()
+    stages = [stage_of(whole, plan(), number, count) for number in range(count)]
+    names = [name for stage in stages for name, _ in stage.named_parameters()]
+    assert sorted(names) == sorted(name for name, _ in whole.named_parameters())
+    parameters = dict(whole.named_parameters())
+    assert all(parameters[name] is one for stage in stages for name, one in stage.named_parameters())
+    sizes = [len(stage.blocks) for stage in stages]
+    assert max(sizes) - min(sizes) <= 1 and sum(sizes) == 5
+    x: Tensor = (tokens := torch.randint(30, (2, 8)))
+    for stage in stages:
+        x = stage(x)
+    assert torch.equal(x, whole(tokens))
+
+
+def interleaved(whole: nn.Module) -> Stages:
+    """Stages 1 and 3 of 4."""
+    parts = [stage_of(whole, plan(), number, 4) for number in (1, 3)]
+    return Stages(parts, parts, (1, 3), 4, [*whole.state_dict()])
+
+
+def test_the_state_of_stages_has_the_names_of_the_model() -> None:
+    whole, held = model(), interleaved(model())
+    state = held.state_dict()
+    assert [*state] == [name for name, _ in held.named_parameters()] == [n for n in whole.state_dict() if n in state]
+    assert held.names_elsewhere == whole.state_dict().keys() - state.keys()
+    assert "head.weight" in state and "embed.weight" in held.names_elsewhere
+    assert held.sharing_axes_by_name == ("pp",)
+
+
+def test_stages_take_their_part_of_a_state() -> None:
+    held, other = interleaved(model()), model()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(1)
+    state = other.state_dict()
+    result = held.load_state_dict(state, strict=False)
+    assert (result.missing_keys, set(result.unexpected_keys)) == ([], held.names_elsewhere)
+    assert all(torch.equal(value, state[name]) for name, value in held.state_dict().items())
+    with pytest.raises(RuntimeError, match="unexpected"):
+        held.load_state_dict(state)
+    with pytest.raises(RuntimeError, match=r"missing \['head.weight'\]"):
+        held.load_state_dict({name: value for name, value in held.state_dict().items() if name != "head.weight"})
+
+
+def test_tied_weights_may_stay_in_one_stage_only() -> None:
+    tied = model(tied=True)
+    assert [*cut_problems(tied, plan(), 1)] == []
+    (told,) = cut_problems(tied, plan(), 2)
+    assert told.startswith("parallel.pp: embed.weight and head.weight are one parameter")
+
+
+def test_a_star_is_one_part_of_a_name() -> None:
+    assert matching(model(2), "blocks.*.mlp") == ["blocks.0.mlp", "blocks.1.mlp"]
+    assert matching(model(2), "blocks.*") == ["blocks.0", "blocks.1"]
+    assert matching(model(2), "*.0.attention.query") == ["blocks.0.attention.query"]
+    assert matching(model(2), "head") == ["head"] and matching(model(2), "hea") == []
+
+
+def test_the_configuration_wins_over_the_models_own_plan() -> None:
+    made = plan_of(model(), PlanConfig(last=["head"], heads=4))
+    assert (made.last, made.heads, made.layers) == (["head"], 4, "blocks")
+    assert plan_of(nn.Linear(1, 1), PlanConfig()) == Plan()
+
+
+def test_ranks_that_differ_along_tp_alone_draw_the_same() -> None:
+    topology = Topology(8, {"pp": 2, "dp": 2, "tp": 2})
+    assert [random_stream(topology, rank) for rank in range(8)] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [random_stream(Topology(3, {"dp": 3}), rank) for rank in range(3)] == [0, 1, 2]
