@@ -1,6 +1,7 @@
 # From a bare clone: `make demo` and `make test` do everything, in .venv. `make help` lists the rest.
 PYTHON ?= python3
 BIN := .venv/bin
+PARALLEL := -n 2 --dist loadfile  # files, because the tests of one share what takes long to make
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test slow lint fmt bench dist clean
@@ -17,10 +18,10 @@ demo: .venv/.ready  ## train a small GPT on the sources of the Python library, w
 	$(BIN)/python -m dcp_runner experiment=demo
 
 test: .venv/.ready  ## the quick tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 slow: .venv/.ready  ## the slower ones; Hydra's own suites want a process in which nobody has used Hydra before
-	$(BIN)/python -m pytest -m slow --ignore tests/plugins
+	$(BIN)/python -m pytest -m slow $(PARALLEL) --ignore tests/plugins
 	$(BIN)/python -m pytest -m slow tests/plugins
 
 lint: .venv/.ready  ## ruff and mypy

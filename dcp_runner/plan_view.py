@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 from rich.console import Console
 from rich.table import Table
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from dcp_runner.assemble import Parts, build, callbacks_of, components_of, topology_of
@@ -22,6 +21,7 @@ from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.errors import rank_text
 from dcp_runner.checkpoint.optimizers import OptimizerState
 from dcp_runner.checkpoint.plan import split
+from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig
 from dcp_runner.train.progress import Progress
@@ -98,7 +98,7 @@ def state_sizes(stateful: Any) -> dict[str, int]:
 
 def _local(leaf: Any) -> Any:
     """What this rank holds of it."""
-    return leaf.to_local() if isinstance(leaf, DTensor) else leaf
+    return leaf.to_local() if is_sharded(leaf) else leaf
 
 
 def _memory(leaf: Any) -> Any:

@@ -10,13 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from dcp_runner.checkpoint.sharded import is_sharded
 
 
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The 2-norm of all gradients, each counted once over all ranks that hold a part of it (those ranks call it)."""
     norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in _kinds(parameters)]
-    norms = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    norms = [_whole(norm) for norm in norms]
     if len(norms) == 1:
         return norms[0]
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
@@ -28,11 +29,16 @@ def clip(parameters: Iterable[nn.Parameter], limit: float, norm: Tensor) -> None
         nn.utils.clip_grads_with_norm_(kind, limit, norm)
 
 
+def _whole(norm: Any) -> Any:
+    return norm.full_tensor() if is_sharded(norm) else norm
+
+
 def _kinds(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Those with a gradient, by its mesh."""
     kinds: dict[Any, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
-            mesh = parameter.grad.device_mesh if isinstance(parameter.grad, DTensor) else None
+            grad: Any = parameter.grad
+            mesh = grad.device_mesh if is_sharded(grad) else None
             kinds.setdefault(mesh, []).append(parameter)
     return list(kinds.values())
