@@ -34,7 +34,12 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
         title=f"{topology.world_size} ranks ({mesh}), {len(topology.nodes or ())} node(s)", title_justify="left"
     )
     for name in ("component", "pattern", "why", "copies", "holders", "writers", "bytes"):
-        table.add_column(name, justify="right" if name == "bytes" else "left", overflow="fold")
+        table.add_column(
+            name,
+            justify="right" if name == "bytes" else "left",
+            overflow="fold",
+            no_wrap=name in ("component", "pattern"),
+        )
     for turn, one in enumerate(bound):
         sizes = state_sizes(one.stateful)
         writers = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -40,12 +41,17 @@ def local_part(value: Any) -> tuple[torch.Tensor, Box]:
 
 def cuts(value: Any) -> Iterator[Ranks]:
     """For each mesh dimension along which a DTensor is cut, this rank's ranks along it."""
-    mesh = value.device_mesh
-    place = mesh.get_coordinate()
-    for dimension, placement in enumerate(value.placements):
+    for line, placement in zip(_lines(value.device_mesh), value.placements, strict=True):
         if not placement.is_replicate():
-            line = mesh.mesh[tuple(slice(None) if d == dimension else at for d, at in enumerate(place))]
-            yield tuple(line.tolist())
+            yield line
+
+
+@lru_cache
+def _lines(mesh: Any) -> tuple[Ranks, ...]:
+    """This rank's ranks along each dimension of a mesh."""
+    ranks, place = mesh.mesh, mesh.get_coordinate()
+    slices = (tuple(slice(None) if d == line else at for d, at in enumerate(place)) for line in range(ranks.ndim))
+    return tuple(tuple(ranks[one].tolist()) for one in slices)
 
 
 def like(local: torch.Tensor, value: Any) -> torch.Tensor:

@@ -276,6 +276,7 @@ AGAIN = [
 ]
 
 
+@pytest.mark.slow
 def test_after_an_exception_at_any_point_the_same_step_can_be_saved(tmp_path: Path) -> None:
     story = [(what, point, rank, "before") for what, point, rank in (*STORY, *AGAIN)]
     story += [

@@ -237,6 +237,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Ended]
     return batch(cases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WIDER)
 def test_what_all_share_loads_with_any_number_of_replicas(name: str, elsewhere: dict[str, list[Ended]]) -> None:
     _, loaded, _, seed = WIDER[name]
@@ -245,6 +246,7 @@ def test_what_all_share_loads_with_any_number_of_replicas(name: str, elsewhere: 
         assert (found, loads, fresh) == (seed(rank), 1, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_a_missing_copy_is_an_error_by_default_that_changes_nothing(
     name: str, elsewhere: dict[str, list[Ended]]
@@ -257,6 +259,7 @@ def test_a_missing_copy_is_an_error_by_default_that_changes_nothing(
     assert len({ended.text for ended, *_ in told}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OTHER)
 def test_where_copies_are_missing_all_start_afresh_or_get_the_first(
     name: str, elsewhere: dict[str, list[Ended]]

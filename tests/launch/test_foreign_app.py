@@ -11,6 +11,7 @@ pytestmark = pytest.mark.timeout(90)
 APP = Path(__file__).parents[2] / "examples/hydra_app/app.py"
 
 
+@pytest.mark.slow
 def test_the_example_trains_on_two_ranks_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     for steps in (4, 6):
         made = Command(

@@ -98,6 +98,7 @@ def test_degrees_that_do_not_fit_the_ranks(start: Start, tmp_path: Path) -> None
     assert not (tmp_path / "outputs").exists()
 
 
+@pytest.mark.slow
 @SRUN
 def test_help_keeps_nobody_waiting(start: Start) -> None:
     commands = start("meet", "--help")

@@ -17,6 +17,7 @@ def verify(folder: Path, *overrides: str) -> tuple[int, list[str]]:
     return ended.returncode, ended.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_that_resumes_bit_for_bit(tmp_path: Path) -> None:
     code, lines = verify(tmp_path, "parallel=ddp", "parallel.dp=2", "model.dropout=0.1")
     assert code == 0 and lines[-1].startswith("BIT-EQUAL: 6 steps, and 3 + resume + 3")
