@@ -91,11 +91,8 @@ def on_eight(
 
 FEW = [
     ("fsdp 4", "dp_pp_tp 2x2x2"),
-    ("dp_pp_tp 2x2x2", "fsdp_tp 2x2"),
     ("hsdp 2x2", "pipeline 4"),
-    ("pipeline 2", "tp 2"),
-    ("dp_tp 2x2", "ddp 2"),
-    ("fsdp_tp 2x2", "single"),
+    ("dp_pp 2x2", "fsdp_tp 2x2"),
 ]
 
 

@@ -267,7 +267,7 @@ SOME = (
 def level_names(level: str) -> list[str]:
     """Differences that the quick part of the tests makes at a level; the slow part makes all at every level."""
     dtypes = [name for name in DIFFERENCES if name.startswith("torch.")]
-    if level == "quick":
+    if level != "tensor":
         return [*dict.fromkeys([*SOME, *dtypes[:: len(LEVELS)]])]
     return [name for name in DIFFERENCES if name not in dtypes or LEVELS[dtypes.index(name) % len(LEVELS)] == level]
 

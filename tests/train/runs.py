@@ -80,6 +80,11 @@ def run(
     if parallel is None and world > 1:
         parallel = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": world}
     made = config(**overrides, **{f"parallel__{key}": value for key, value in (parallel or {}).items()})
+    return run_config(made, folder, world, timeout_s)
+
+
+def run_config(made: RunConfig, folder: Path, world: int, timeout_s: float = 90.0) -> list[int]:
+    """The same of a whole configuration."""
     attempt = len(list((folder / "attempts").glob("*"))) + 1 if folder.exists() else 1
     (folder / "attempts" / str(attempt)).mkdir(parents=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)

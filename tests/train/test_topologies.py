@@ -64,12 +64,12 @@ QUICK = {
     "accelerate-2": topology(ACCELERATE, dp=2),
     "fsdp-2": topology(FSDP, fsdp=2),
     "tp-2": topology(TP, tp=2),
-    "dp_tp-2x2": topology(TP, dp=2, tp=2),
     "pipeline-2": topology(PP, pp=2),
     "dp_pp-2x2": topology(PP, within(DDP), dp=2, pp=2),
     "interleaved-2": topology(PP, {"schedule": "interleaved"}, pp=2),
 }
 SLOW = {
+    "dp_tp-2x2": topology(TP, dp=2, tp=2),
     "hsdp-2x2": topology(FSDP, dp=2, fsdp=2),
     "fsdp_tp-2x2": topology(TP, fsdp=2, tp=2),
     "gpipe-4": topology(PP, {"schedule": "gpipe", "microbatches": 8}, pp=4),
