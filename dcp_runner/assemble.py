@@ -104,8 +104,10 @@ def evaluation_of(config: RunConfig, topology: Topology, rank: int, strategy: St
     return partial(evaluation_batches, data, samples=samples, batch=batch, part=part, parts=parts, seed=config.seed)
 
 
-def dataset_traits(dispatch: Dispatch, strategy: Strategy) -> Traits:
+def dataset_traits(dispatch: Dispatch, strategy: Strategy, topology: Topology) -> Traits:
     """How the data position is shared."""
+    if topology.world_size == 1:
+        return Traits("one rank reads", pattern=SharingPattern.GLOBAL)
     if dispatch is Dispatch.central:
         return Traits("rank 0 reads and scatters (data.dispatch=central)", pattern=SharingPattern.GLOBAL)
     return Traits("every data-parallel rank reads its own part", varies_along=frozenset(strategy.data_axes))
@@ -126,7 +128,7 @@ def components_of(
     config: RunConfig, parts: Parts, feed: Stateful, progress: Progress, callbacks: Callbacks
 ) -> list[StateComponent]:
     """The training state. The random generators come last, because a load must draw nothing after them."""
-    dataset = Described(feed, dataset_traits(config.data.dispatch, parts.strategy))
+    dataset = Described(feed, dataset_traits(config.data.dispatch, parts.strategy, parts.topology))
     sharing = config.sharing
 
     def component(key: str, stateful: Any, **more: Any) -> StateComponent:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 from torch.optim import Optimizer
 
-from dcp_runner.assemble import Parts, build, callbacks_of, components_of, topology_of
+from dcp_runner.assemble import build, callbacks_of, components_of, topology_of
 from dcp_runner.checkpoint.bind import Bound, bind
-from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.errors import rank_text
 from dcp_runner.checkpoint.optimizers import OptimizerState
 from dcp_runner.checkpoint.plan import split
@@ -60,8 +60,16 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
 
 
 def show_plan(config: RunConfig) -> str:
-    """The plan of a run that is not started: real objects on the meta device, in torch's fake process group, seen
-    by rank 0.
+    """The plan of a run that is not started."""
+    with planned(config) as (bound, topology):
+        return plan_table(bound, topology)
+
+
+@contextmanager
+def planned(config: RunConfig) -> Iterator[tuple[list[Bound], Topology]]:
+    """The components of a run that is not started, as rank 0 would see them.
+
+    They are real objects on the meta device, in torch's fake process group, which is there as long as the context is.
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -70,7 +78,8 @@ def show_plan(config: RunConfig) -> str:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=topology.world_size)
     try:
         parts = build(config, topology, torch.device("meta"))
-        return plan_table(bind(_components(config, parts), topology, 0, config.checkpoint.validation), topology)
+        components = components_of(config, parts, _Position(), Progress(), callbacks_of(config))
+        yield bind(components, topology, 0, config.checkpoint.validation), topology
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
@@ -84,10 +93,6 @@ class _Position:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Nothing to restore."""
-
-
-def _components(config: RunConfig, parts: Parts) -> list[StateComponent]:
-    return components_of(config, parts, _Position(), Progress(), callbacks_of(config))
 
 
 def state_sizes(stateful: Any) -> dict[str, int]:

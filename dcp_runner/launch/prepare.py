@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from dcp_runner.checkpoint.sharing import AUTO
 from dcp_runner.config import ConfigError, RunConfig, config_hash, literal, load, to_plain
 from dcp_runner.launch.degrees import degrees, resolve_degrees, world_size
 from dcp_runner.launch.folder import new_attempt
@@ -28,7 +29,19 @@ def check(cfg: DictConfig) -> list[str]:
         config = complete(cfg, world)
     except ConfigError as error:
         return list(error.problems)
-    return [*problems(config), *target_problems(config)]
+    return [*problems(config), *target_problems(config)] or [*_sharing_problems(config)]
+
+
+def _sharing_problems(config: RunConfig) -> Iterator[str]:
+    """Declared sharings that would lose something. Makes the plan, and so only where something is declared."""
+    if any(text != AUTO for text in config.sharing.values()):
+        from dcp_runner.plan_view import planned
+
+        try:
+            with planned(config):
+                return
+        except ValueError as error:
+            yield f"sharing: {error}"
 
 
 def complete(cfg: DictConfig, world: World | None) -> RunConfig:
