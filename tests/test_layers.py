@@ -193,7 +193,7 @@ def broad(tree: ast.AST) -> Iterator[ast.AST]:
 def test_one_broad_except_in_all_our_code() -> None:
     """In the wrapper of the phases, where it is what makes a failure visible to all ranks."""
     found = [module for module, file in sources().items() for _ in broad(ast.parse(file.read_text()))]
-    assert found == ["dcp_runner.checkpoint.comm"]
+    assert found == ["dcp_runner.checkpoint.verdict"]
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
 from dcp_runner.checkpoint.component import Refreshing
 from dcp_runner.checkpoint.config import Check
-from dcp_runner.checkpoint.errors import IntegrityError, MismatchError
+from dcp_runner.checkpoint.errors import CheckpointError, IntegrityError, MismatchError
 from dcp_runner.checkpoint.hints import hint
 from dcp_runner.checkpoint.manifest import CheckpointManifest
 from dcp_runner.checkpoint.opening import Pending, chosen_copies, open_component
@@ -79,7 +79,11 @@ def load(
             "compare", lambda: _compare(bound, folder, manifest, stack, strict=strict, skip=skip, fresh=fresh)
         )
         comm.agree("read", lambda: _read(pending, comm, folder, manifest, check))
-    comm.agree("apply", lambda: _apply(pending, manifest.step, comm.rank))
+    try:
+        comm.agree("apply", lambda: _apply(pending, manifest.step, comm.rank))
+    except CheckpointError as error:
+        mixed = "\n  some objects may hold the saved state, and others not: load again before going on"
+        raise CheckpointError(error.phase, error.failures, error.alive, mixed) from error
     rows = tuple(_row(one, manifest) for one in pending)
     return LoadReport(folder, manifest, rows, tuple(notes))
 

@@ -5,7 +5,7 @@
     3. verify    (all) compare the holders of each copy
     4. write     (writers) write and flush their parts, (all) tell the records of their files
     5. manifest  (rank 0) write the manifest
-    6. commit    (rank 0) rename; it may, because all ranks agreed that phase 5 went well
+    6. commit    (rank 0) rename, if no other rank has given up waiting for it
 
 If a phase fails, the first living rank takes the staging folder away, so that nobody who wakes up later can commit it.
 """
@@ -86,7 +86,12 @@ def save(
             storage.write(staging / MANIFEST, [manifest.render(hash_bytes)])
 
         comm.agree("manifest", lambda: write_manifest() if comm.rank == 0 else None)
-        comm.agree("commit", lambda: storage.commit(step, attempt) if comm.rank == 0 else None)
+
+        def commit() -> None:
+            comm.permitted()
+            storage.commit(step, attempt)
+
+        comm.agree("commit", lambda: commit() if comm.rank == 0 else None)
         return storage.path(step)
     except CheckpointError as error:
         if comm.rank in (0, min(error.alive)):  # rank 0 too, because it makes the folder, and may do so late

@@ -376,6 +376,28 @@ def test_a_rank_of_an_older_attempt_that_wakes_up_commits_nothing(tmp_path: Path
     assert sorted(os.listdir(folder)) == ["checkpoint-1", "latest"]
 
 
+def test_a_first_rank_that_was_given_up_does_not_commit(tmp_path: Path) -> None:
+    """Not even where the others could not take the staging folder away."""
+    folder = saved(tmp_path / "run", 2)
+
+    def body(rank: Rank) -> Ended:
+        world = World(rank, folder)
+        if rank.number:
+            world.coordinator.storage.discard = lambda folder: None
+        else:
+            world.comm.arm(("commit", 1), "before", effect("stop", rank))
+        return caught(lambda: world.coordinator.save(2))
+
+    with Ranks(body, 2) as ranks:
+        (other,) = ranks.ended(1)
+        assert (other.value.phase, other.value.culprits) == ("commit", (0,))
+        assert "checkpoint-2 stands there and is whole, or only this save is lost" in other.value.text
+        assert any(name.startswith(".staging") for name in os.listdir(folder))
+        ranks.signal(0, signal.SIGCONT)
+        assert ranks.ended(0)[0].value.phase == "commit"
+    assert sorted(os.listdir(folder)) == ["checkpoint-1", "latest"]
+
+
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_after_the_end_of_all_ranks_a_new_start_finds_the_newest_and_sweeps(when: str, tmp_path: Path) -> None:
     base = saved(tmp_path / "base", 2)

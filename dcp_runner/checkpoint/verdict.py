@@ -1,0 +1,182 @@
+"""Outcomes as a verdict in the rendezvous store, which is the same for all ranks.
+
+A phase is work that every rank does, followed by one exchange of outcomes:
+
+    1. (all ranks) do the work; an exception becomes this rank's outcome
+    2. (all ranks) set the own outcome in the store and count it
+    3. (the last to arrive, or whoever reaches the deadline first) write the verdict; the first verdict written wins
+    4. (all ranks) read the verdict: return the work's value, or raise the same CheckpointError
+
+A rank that is dead, stopped or stuck sets no outcome, and so the verdict names it. Gloo cannot do this: its time-
+out names nobody and breaks the group. Store calls run in a helper thread, because the client of a stopped store
+hangs past its own time-out.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch.distributed as dist
+from torch._C._distributed_c10d import Store
+
+from dcp_runner.checkpoint.errors import CheckpointError, Failure
+
+T = TypeVar("T")
+Json = Any
+
+GRACE_S = 2.0
+"""Seconds beyond the time-out after which the store itself counts as silent."""
+
+
+class StoreSilent(Exception):
+    """The store fails or does not answer, so no outcome can be told or heard."""
+
+
+class Verdicts:
+    """Phases among `world_size` ranks that share a store; see Comm."""
+
+    def __init__(self, store: Store, rank: int, world_size: int, timeout_s: float, store_host: str) -> None:
+        self.rank = rank
+        self.world_size = world_size
+        self.host = socket.gethostname()
+        self.timeout_s = timeout_s
+        self._store = store
+        self._store_host = store_host
+        self._number = 0
+
+    def agree(self, phase: str, work: Callable[[], T]) -> T:
+        """Do the work on this rank, and return its value if every rank's work succeeded.
+
+        Raises the same CheckpointError on all living ranks if any failed or stayed silent until the deadline.
+        """
+        return self._agree(phase, work)
+
+    def _agree(self, phase: str, work: Callable[[], T], payload: bool = False) -> T:
+        self._number += 1
+        start = time.monotonic()
+        place = f"{self._number}/{phase}"
+        try:
+            try:
+                value = work()
+            except StoreSilent:
+                raise
+            except BaseException as error:
+                failure = Failure(self.rank, self.host, *_told(error), _is_consequence(error))
+                self._conclude(phase, place, self._patience(start, payload), failure, error)
+                raise
+            self._conclude(phase, place, self._patience(start, payload))
+        except StoreSilent as silence:
+            why = f"the rendezvous store, hosted by {self._store_host}, {silence}"
+            raise CheckpointError(
+                phase, [Failure(self.rank, self.host, "StoreSilent", why)], [self.rank]
+            ) from silence.__cause__
+        return value
+
+    def forget_connections(self) -> None:
+        """A phase has failed, on all ranks alike: what connected them may be broken."""
+
+    def permitted(self) -> None:
+        """To be called inside a phase's work, before what cannot be undone: no other rank has given up waiting yet, and
+        none will from here on without knowing that it is too late.
+
+        Raises PermissionError where one has.
+        """
+        permit = f"{self._number}/permit"
+        if self._in_time(0, lambda: self._store.compare_set(permit, "", "granted")) != b"granted":
+            raise PermissionError("the other ranks have given up waiting for this one")
+
+    def _patience(self, start: float, payload: bool) -> float:
+        """Seconds to wait for the others' outcomes.
+
+        With a payload they count from its start, because it can be done at once on this rank and stuck on another one.
+        """
+        spent = time.monotonic() - start if payload else 0.0
+        return max(self.timeout_s - spent, GRACE_S)
+
+    def _conclude(
+        self,
+        phase: str,
+        place: str,
+        patience_s: float,
+        failure: Failure | None = None,
+        cause: BaseException | None = None,
+    ) -> None:
+        try:
+            verdict = self._in_time(patience_s, lambda: self._verdict(place, patience_s, failure))
+        except RuntimeError as error:
+            raise StoreSilent(f"failed: {error}") from error
+        if verdict["failures"]:
+            self.forget_connections()
+            failures = [Failure(**entry) for entry in verdict["failures"]]
+            raise CheckpointError(phase, failures, verdict["alive"]) from cause
+
+    def _verdict(self, place: str, patience_s: float, failure: Failure | None) -> Json:
+        self._store.set(f"{place}/rank/{self.rank}", json.dumps(failure.__dict__ if failure else None))
+        failed = self._store.add(f"{place}/failed", int(failure is not None))
+        if self._store.add(f"{place}/arrived", 1) == self.world_size:
+            failed = self._store.add(f"{place}/failed", 0)
+            return self._rule(place, self._judge(place) if failed else {"failures": [], "alive": []})
+        try:
+            self._store.wait([f"{place}/verdict"], timedelta(seconds=patience_s))
+        except dist.DistStoreError:
+            self._store.compare_set(f"{self._number}/permit", "", "denied")
+            return self._rule(place, self._judge(place))
+        return json.loads(self._store.get(f"{place}/verdict"))
+
+    def _rule(self, place: str, verdict: Json) -> Json:
+        """The verdict that was written first, ours or another rank's."""
+        return json.loads(self._store.compare_set(f"{place}/verdict", "", json.dumps(verdict)))
+
+    def _judge(self, place: str) -> Json:
+        """Who is to blame: ranks that failed by themselves and silent ones; only if there is none, those that
+        merely suffered.
+        """
+        alive = [rank for rank in range(self.world_size) if self._store.check([f"{place}/rank/{rank}"])]
+        outcomes = [json.loads(self._store.get(f"{place}/rank/{rank}")) for rank in alive]
+        failed = [outcome for outcome in outcomes if outcome]
+        silent = [self._silence(rank) for rank in range(self.world_size) if rank not in alive]
+        culprits = [outcome for outcome in failed if not outcome["consequence"]] + silent
+        return {"failures": culprits or failed, "alive": alive}
+
+    def _silence(self, rank: int) -> Json:
+        message = (
+            f"no answer within {self.timeout_s:g} s: it is dead, stopped or stuck (checkpoint.timeout_s sets the limit)"
+        )
+        return Failure(rank, "", "Silent", message).__dict__
+
+    def _in_time(self, patience_s: float, call: Callable[[], T]) -> T:
+        """Run store calls in a helper thread with a deadline."""
+        result: list[T] = []
+        broken: list[RuntimeError] = []
+
+        def run() -> None:
+            try:
+                result.append(call())
+            except RuntimeError as error:
+                broken.append(error)
+
+        helper = threading.Thread(target=run, daemon=True, name="checkpoint-store")
+        helper.start()
+        helper.join(patience_s + GRACE_S)
+        if result:
+            return result[0]
+        raise broken[0] if broken else StoreSilent("is silent")
+
+
+def _told(error: BaseException) -> tuple[str, str]:
+    return type(error).__name__, str(error) or repr(error)
+
+
+def _is_consequence(error: BaseException) -> bool:
+    """Torch raises plain RuntimeErrors (or DistBackendError) where a connection broke: another rank is the cause."""
+    return isinstance(error, RuntimeError) and not isinstance(error, CheckpointError) and _from_gloo(error)
+
+
+def _from_gloo(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
