@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 from runs import contents, evaluations, run, steps
-from test_topologies import BASE, QUICK, SLOW, world_of
+from test_topologies import ALL, BASE, MAIN, world_of
 
 pytestmark = pytest.mark.timeout(180)
 
-ALL = QUICK | SLOW
 SAVING = BASE | {"trainer__max_steps": 6, "checkpoint__at_end": True}
 DROPOUT = {"model": BASE["model"] | {"dropout": 0.1}}
 FEW = ["dp_pp-2x2"]
@@ -45,7 +44,7 @@ def test_resume(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ALL if name not in FEW])
+@pytest.mark.parametrize("name", [*(name for name in MAIN if name not in FEW), "accelerate-2", "dp_pp_tp-2x2x2"])
 def test_resume_of_every_topology(name: str, tmp_path: Path) -> None:
     resumes_bit_for_bit(name, tmp_path)
 
@@ -63,7 +62,7 @@ def goes_on(names: list[str], tmp_path: Path) -> None:
     expected, found = steps(whole), steps(tmp_path / "changing")
     assert list(found) == list(expected) == list(range(1, last + 1))
     for step in expected:
-        assert found[step] == pytest.approx(expected[step], rel=2e-5), f"step {step}"
+        assert found[step] == pytest.approx(expected[step], rel=2e-4), f"step {step}"
 
 
 def test_a_change_of_topology_goes_on_along_the_curve(tmp_path: Path) -> None:
@@ -72,4 +71,4 @@ def test_a_change_of_topology_goes_on_along_the_curve(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_through_every_topology(tmp_path: Path) -> None:
-    goes_on(["single", *ALL], tmp_path)
+    goes_on(["single", *MAIN, "dp_pp_tp-2x2x2"], tmp_path)
