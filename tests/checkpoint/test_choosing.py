@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from solo import Box, alone, bits, boxed
 
 from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
@@ -285,3 +287,32 @@ def test_nothing_changes_where_one_of_several_components_does_not_fit(tmp_path: 
     coordinator = alone(tmp_path, StateComponent("a", made["a"]), StateComponent("b", made["b"], "per_rank"))
     failure_of(coordinator, 1)
     assert bits([box.state for box in made.values()]) == bits([{}, {}])
+
+
+@pytest.mark.parametrize(
+    ("step", "metrics", "told"),
+    [
+        (-1, {}, "a step is a whole number from 0 on; found -1"),
+        (1.0, {}, "found 1.0"),
+        (1, {"loss": "low"}, "metrics are numbers by name; found {'loss': 'low'}"),
+        (1, {"loss": [1]}, "metrics are numbers by name"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_before_anything_is_written(
+    step: Any, metrics: Any, told: str, tmp_path: Path
+) -> None:
+    _, coordinator = boxed(tmp_path, {"x": 1})
+    with pytest.raises(RuntimeError, match=re.escape(told)):
+        coordinator.save(step, metrics)
+    assert coordinator.list() == {} and not any(tmp_path.glob(".staging*"))
+
+
+def test_a_metric_may_be_a_tensor_of_one_number(tmp_path: Path) -> None:
+    _, coordinator = boxed(tmp_path, {"x": 1})
+    coordinator.save(1, {"loss": torch.tensor(0.5)})
+    assert coordinator.list()[1].metrics == {"loss": 0.5}
+
+
+def test_metadata_that_is_no_json_is_refused_at_once(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="component 'box': its metadata is not JSON"):
+        alone(tmp_path, StateComponent("box", Box(), metadata={"what": object()}))

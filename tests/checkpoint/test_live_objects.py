@@ -348,3 +348,13 @@ def test_a_scheduler_and_its_optimizer_go_on_together(tmp_path: Path) -> None:
     second, again, more = make()
     alone(tmp_path, *more).load(1)
     assert rates(second, again) == rates(optimizer, scheduler)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_compiled_module_has_the_names_of_the_module_inside() -> None:
+    module = nn.Linear(2, 2)
+    state = ModelState(torch.compile(module), "model", Topology(1))
+    assert list(state.state_dict()) == ["weight", "bias"]
+    state.load_state_dict({"weight": torch.ones(2, 2), "bias": torch.ones(2)})
+    assert module.weight.sum() == 4

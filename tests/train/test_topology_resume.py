@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import contents, evaluations, run, steps
+from runs import contents, run, steps
 from test_topologies import ALL, BASE, MAIN, world_of
 
 pytestmark = pytest.mark.timeout(180)
 
-SAVING = BASE | {"trainer__max_steps": 6, "checkpoint__at_end": True}
+SAVING = BASE | {"trainer__max_steps": 4, "trainer__eval_every": None, "checkpoint__at_end": True}
 DROPOUT = {"model": BASE["model"] | {"dropout": 0.1}}
 FEW = ["dp_pp-2x2"]
 
@@ -29,12 +29,11 @@ def resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     options = SAVING | DROPOUT
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert run(whole, world, parallel=parallel, **options) == [0] * world
-    stopped = run(parted, world, parallel=parallel, **options, **stop_at(4, parted))
+    stopped = run(parted, world, parallel=parallel, **options, **stop_at(2, parted))
     assert stopped == [128 + signal.SIGTERM] * world
     assert run(parted, world, parallel=parallel, **options) == [0] * world
-    assert steps(whole) == steps(parted) and len(steps(whole)) == 6
-    assert evaluations(whole) == evaluations(parted)
-    one, other = (contents(folder / "checkpoints" / "checkpoint-6") for folder in (whole, parted))
+    assert steps(whole) == steps(parted) and len(steps(whole)) == 4
+    one, other = (contents(folder / "checkpoints" / "checkpoint-4") for folder in (whole, parted))
     assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []
 
 
