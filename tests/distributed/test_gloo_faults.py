@@ -247,7 +247,7 @@ POINTS = [(what, point) for what, points in (("open", OPEN), ("save", SAVE), ("l
 ALL = [
     Fault(kind, what, point, rank, size, when)
     for kind, size, when in (
-        ("kill", 2, "before"), ("kill", 2, "after"), ("kill", 4, "before"), ("stop", 2, "before"), ("stop", 4, "before"),
+        ("kill", 2, "before"), ("kill", 2, "after"), ("stop", 4, "before"),
         ("stop the store", 2, "before"), ("kill the store", 2, "before"), ("raise", 4, "before"),
     )
     for what, point in POINTS

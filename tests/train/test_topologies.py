@@ -74,15 +74,12 @@ SLOW = {
     "fsdp_tp-2x2": topology(TP, fsdp=2, tp=2),
     "gpipe-4": topology(PP, {"schedule": "gpipe", "microbatches": 8}, pp=4),
     "gpipe-2": topology(PP, {"schedule": "gpipe"}, pp=2),
-    "interleaved_dp-2x2": topology(PP, within(DDP) | {"schedule": "interleaved", "microbatches": 4}, pp=2, dp=2),
     "pp_tp-2x2": topology(PP, within(TP), pp=2, tp=2),
     "pp_fsdp-2x2": topology(PP, within(FSDP), pp=2, fsdp=2),
-    "interleaved_fsdp-2x2": topology(PP, within(FSDP) | {"schedule": "interleaved"}, pp=2, fsdp=2),
     "dp_pp_tp-2x2x2": topology(PP, within(TP), dp=2, pp=2, tp=2),
     "ddp-4": topology(DDP, dp=4),
     "fsdp-4": topology(FSDP, fsdp=4),
     "tp-4": topology(TP, tp=4),
-    "hsdp_tp-2x2x2": topology(TP, dp=2, fsdp=2, tp=2),
 }
 
 ALL = QUICK | SLOW
@@ -142,7 +139,7 @@ def test_same_as_single_on_more_ranks(single: Curve, tmp_path: Path, name: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MAIN)
+@pytest.mark.parametrize("name", [name for name in MAIN if name not in ("dp_tp-2x2", "tp-2")])
 def test_accumulated(single: Curve, tmp_path: Path, name: str) -> None:
     same_as_single(single, tmp_path, ALL[name], trainer__accumulate=2)
 
@@ -181,15 +178,11 @@ class SameBits(Callback):
     "parallel",
     [
         pytest.param(topology(DDP, dp=4), id="ddp"),
-        pytest.param(topology(DDP, {"bucket_cap_mb": 0.01}, dp=4), id="ddp-small-buckets"),
         pytest.param(topology(ACCELERATE, dp=4), id="accelerate"),
         pytest.param(topology(FSDP, fsdp=4), id="fsdp"),
         pytest.param(topology(FSDP, dp=4, fsdp=2), id="hsdp"),
         pytest.param(topology(TP, dp=4, tp=2), id="dp_tp"),
-        pytest.param(topology(TP, fsdp=4, tp=2), id="fsdp_tp"),
         pytest.param(topology(PP, within(DDP), dp=4, pp=2), id="dp_pp"),
-        pytest.param(topology(PP, within(TP), pp=2, dp=4), id="dp_pp-replicate"),
-        pytest.param(topology(PP, within(TP), pp=2, dp=2, tp=2), id="dp_pp_tp"),
     ],
 )
 def test_sums_have_one_order_from_the_first_step_on(tmp_path: Path, parallel: dict[str, Any]) -> None:

@@ -43,11 +43,10 @@ def test_a_run_that_fails_cannot_be_compared(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize(("how", "code", "told"), [([], 0, "BIT-EQUAL"), (["resume_rng=reseed"], 1, "NOT BIT-EQUAL")])
-def test_the_command(how: list[str], code: int, told: str, tmp_path: Path) -> None:
+def test_the_command(tmp_path: Path) -> None:
     """Two ranks, started by the command; its exit code is the answer."""
     command = [sys.executable, "-m", "dcp_runner", "debug=tiny", "verify_resume=3", "name=a", "trainer.device=cpu"]
-    command += ["parallel=ddp", "parallel.dp=2", "model.dropout=0.1", *how]
+    command += ["parallel=ddp", "parallel.dp=2", "model.dropout=0.1", "resume_rng=reseed"]
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
-    assert ended.returncode == code
-    assert any(line.startswith(told) for line in ended.stdout.splitlines())
+    assert ended.returncode == 1
+    assert any(line.startswith("NOT BIT-EQUAL") for line in ended.stdout.splitlines())
