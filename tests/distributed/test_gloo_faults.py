@@ -251,7 +251,8 @@ ALL = [
         ("stop the store", 2, "before"), ("kill the store", 2, "before"), ("raise", 4, "before"),
     )
     for what, point in POINTS
-    for rank in (0, size - 1)
+    for rank in ((0,) if "store" in kind else (0, size - 1))
+    if when == "before" or what == "save"
 ]  # fmt: skip
 
 

@@ -85,7 +85,6 @@ def killed_equals_whole(whole: Whole, parted: Path, world: int, at: int, options
     same_ends(whole(world, options), parted)
 
 
-CUTS = [MIDDLE, END, BEFORE_EVALUATION, AT_EVALUATION]
 EVERY_WAY = pytest.mark.parametrize(
     ("world", "options"),
     [
@@ -125,9 +124,16 @@ def test_kill_at_a_random_step(whole: Whole, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("cut", [MIDDLE, END])
 @EVERY_WAY
 def test_every_way(whole: Whole, tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
+    stopped_equals_whole(whole, tmp_path, world, cut, options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cut", [BEFORE_EVALUATION, AT_EVALUATION])
+@pytest.mark.parametrize(("world", "options"), [(2, CENTRAL), (4, INDEPENDENT), (4, ACCUMULATE), (4, WORKERS)])
+def test_around_an_evaluation(whole: Whole, tmp_path: Path, world: int, cut: int, options: dict[str, Any]) -> None:
     stopped_equals_whole(whole, tmp_path, world, cut, options)
 
 

@@ -139,7 +139,7 @@ def test_same_as_single_on_more_ranks(single: Curve, tmp_path: Path, name: str) 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in MAIN if name not in ("dp_tp-2x2", "tp-2")])
+@pytest.mark.parametrize("name", ["ddp-2", "hsdp-2x2", "interleaved-2", "dp_pp-2x2"])
 def test_accumulated(single: Curve, tmp_path: Path, name: str) -> None:
     same_as_single(single, tmp_path, ALL[name], trainer__accumulate=2)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from runs import contents, run, steps
-from test_topologies import ALL, BASE, MAIN, world_of
+from test_topologies import ALL, BASE, DDP, MAIN, topology, world_of
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -48,16 +48,17 @@ def test_resume_of_every_topology(name: str, tmp_path: Path) -> None:
     resumes_bit_for_bit(name, tmp_path)
 
 
-def goes_on(names: list[str], tmp_path: Path) -> None:
+def goes_on(names: list[str], tmp_path: Path, **more: Any) -> None:
     """Two steps under each topology in turn; the losses are those of a run that never changed."""
+    topologies = ALL | {"ddp-3": topology(DDP, dp=3)}
     last = 2 * len(names)
+    always = SAVING | {"schedule__decay": "constant"} | more
     for number, name in enumerate(names, 1):
-        options = SAVING | {"trainer__max_steps": 2 * number, "schedule__decay": "constant"}
-        world = 1 if name == "single" else world_of(ALL[name])
-        assert run(tmp_path / "changing", world, parallel=ALL.get(name), **options) == [0] * world
+        world = 1 if name == "single" else world_of(topologies[name])
+        options = always | {"trainer__max_steps": 2 * number}
+        assert run(tmp_path / "changing", world, parallel=topologies.get(name), **options) == [0] * world
     whole = tmp_path / "whole"
-    options = SAVING | {"trainer__max_steps": last, "schedule__decay": "constant"}
-    assert run(whole, 1, **options) == [0]
+    assert run(whole, 1, **always | {"trainer__max_steps": last}) == [0]
     expected, found = steps(whole), steps(tmp_path / "changing")
     assert list(found) == list(expected) == list(range(1, last + 1))
     for step in expected:
@@ -66,6 +67,15 @@ def goes_on(names: list[str], tmp_path: Path) -> None:
 
 def test_a_change_of_topology_goes_on_along_the_curve(tmp_path: Path) -> None:
     goes_on(["single", "dp_pp-2x2", "fsdp-2"], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dispatch", ["central", "independent"])
+def test_other_numbers_of_ranks_see_the_samples_that_one_would_have_seen(dispatch: str, tmp_path: Path) -> None:
+    """4, then 2, then 3 ranks; an epoch ends on the way."""
+    data = {"_target_": "dcp_runner.data.synthetic.RandomTokens", "length": 42, "context": 16, "vocab": 256}
+    more = {"data__batch_size": 12, "data__dispatch": dispatch, "data__train": data}
+    goes_on(["ddp-4", "ddp-2", "ddp-3"], tmp_path, **more)
 
 
 @pytest.mark.slow
