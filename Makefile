@@ -21,8 +21,7 @@ test: .venv/.ready  ## the quick tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
 slow: .venv/.ready  ## the slower ones; Hydra's own suites want a process in which nobody has used Hydra before
-	$(BIN)/python -m pytest -m slow $(PARALLEL) --no-loadscope-reorder --ignore tests/plugins \
-		tests/train/test_topology_resume.py tests  # the longest first
+	$(BIN)/python -m pytest -m slow $(PARALLEL) --no-loadscope-reorder --ignore tests/plugins
 	$(BIN)/python -m pytest -m slow tests/plugins
 
 lint: .venv/.ready  ## ruff and mypy

@@ -6,6 +6,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The file that takes longest begins first, so that the workers end together."""
+    items.sort(key=lambda item: item.path.name != "test_topology_resume.py")
