@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PURE = ("sharing", "topology", "component", "plan", "manifest", "errors", "config")
+PURE = ("sharing", "topology", "component", "plan", "manifest", "errors", "config", "box", "skeleton", "merge", "hints")
 LIGHT = [
     "dcp_runner",
     *(f"dcp_runner.checkpoint.{name}" for name in PURE),

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 import xxhash
 
-from dcp_runner.checkpoint.tree import ROOT, TAG, Flat, Json
+from dcp_runner.checkpoint.skeleton import ROOT, TAG, Json
+from dcp_runner.checkpoint.tree import Flat
 
 BLOCK = 4 * 2**20
 """Bytes that one digest of a file's index covers."""

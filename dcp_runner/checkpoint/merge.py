@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from dcp_runner.checkpoint.tree import DICTS, TAG, Json
+from dcp_runner.checkpoint.skeleton import DICTS, TAG, Json
 
 Keys = tuple[str, ...]
 

@@ -16,8 +16,8 @@ from dcp_runner.checkpoint.manifest import CheckpointManifest
 from dcp_runner.checkpoint.merge import merge, prune
 from dcp_runner.checkpoint.plan import sources
 from dcp_runner.checkpoint.reading import open_copy
+from dcp_runner.checkpoint.skeleton import Json
 from dcp_runner.checkpoint.source import Source
-from dcp_runner.checkpoint.tree import Json
 from dcp_runner.checkpoint.untree import unflatten
 
 

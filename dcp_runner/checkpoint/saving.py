@@ -30,11 +30,11 @@ from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord, FileRecord
 from dcp_runner.checkpoint.plan import stem
 from dcp_runner.checkpoint.settling import settle
+from dcp_runner.checkpoint.skeleton import Json
 from dcp_runner.checkpoint.staging import Staged, digest, take_apart
 from dcp_runner.checkpoint.storage import MANIFEST, Storage
 from dcp_runner.checkpoint.tensorfile import encode
 from dcp_runner.checkpoint.topology import Topology
-from dcp_runner.checkpoint.tree import Json
 from dcp_runner.checkpoint.verify import verify
 
 

@@ -56,8 +56,7 @@ def _lines(mesh: Any) -> tuple[Ranks, ...]:
 
 def like(local: torch.Tensor, value: Any) -> torch.Tensor:
     """The DTensor of this local tensor on the mesh and with the placements of another one."""
-    kind = type(value) if type(value).__name__ == "DTensor" else sys.modules["torch.distributed.tensor"].DTensor
-    made: torch.Tensor = kind.from_local(
+    made: torch.Tensor = sys.modules["torch.distributed.tensor"].DTensor.from_local(
         local.to(value.to_local().device),
         value.device_mesh,
         value.placements,

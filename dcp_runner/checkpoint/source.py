@@ -11,8 +11,8 @@ import torch
 
 from dcp_runner.checkpoint.box import Box
 from dcp_runner.checkpoint.sharded import is_sharded, like, local_part
+from dcp_runner.checkpoint.skeleton import Json
 from dcp_runner.checkpoint.tensorfile import Stored, TensorFile
-from dcp_runner.checkpoint.tree import Json
 
 BUCKET = 32 * 2**20
 """Bytes that are read at once of a part that is cut otherwise than it is wanted."""

@@ -3,7 +3,7 @@
 The header's `__metadata__` has the key `dcp_runner`, a JSON object:
 
     {"format": 1, "component": "model", "copy": "all", "part": 1, "parts": 4,
-     "tree": {...},                                        the skeleton (see tree.py), in part 1
+     "tree": {...},                                        the skeleton (skeleton.py), in part 1
      "tensors": {"w": {"blocks": ["<32 hex>", ...]},       digests of 4 MiB each; and, where the data is stored as bytes
                  "z": {"blocks": [...], "dtype": "complex128", "shape": [2]},
                  "c": {"blocks": [...], "box": {"shape": [8, 4], "offsets": [2, 0]}}}}     a part of a larger tensor
@@ -27,7 +27,7 @@ import torch
 from dcp_runner.checkpoint.box import Box
 from dcp_runner.checkpoint.digest import BLOCK, TensorDigest, dtype_name, hash_bytes, host_bytes
 from dcp_runner.checkpoint.errors import IntegrityError
-from dcp_runner.checkpoint.tree import Json
+from dcp_runner.checkpoint.skeleton import Json
 
 FORMAT = 1
 INDEX = "dcp_runner"

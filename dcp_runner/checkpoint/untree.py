@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from dcp_runner.checkpoint.errors import MismatchError
-from dcp_runner.checkpoint.tree import DICTS, FACTORIES, ROOT, TAG, Json, join, join_index
+from dcp_runner.checkpoint.skeleton import DICTS, FACTORIES, ROOT, TAG, Json
+from dcp_runner.checkpoint.tree import join, join_index
 
 Tensors = Callable[[str, Any], torch.Tensor]
 """(name of a stored tensor, live value at its place or None) -> the tensor."""
