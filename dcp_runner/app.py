@@ -26,7 +26,10 @@ from dcp_runner.launch.entering import BAD_INPUT, RunFailed, hydra_main, refuse
 from dcp_runner.launch.folder import OUTCOMES, attempt_dir
 from dcp_runner.launch.job import TRAIN, Job
 from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
+from dcp_runner.launch.requeue import ask_again, wish_of_this_start
 from dcp_runner.launch.world import World, from_env
+from dcp_runner.sweep.commands import COMMANDS
+from dcp_runner.sweep.commands import main as about_sweep
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
@@ -60,7 +63,12 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
 
 
 def main() -> None:
-    """`python -m dcp_runner` and `dcp-runner`; both find modules of the current folder, as a model of one's own."""
+    """`python -m dcp_runner` and `dcp-runner`; both find modules of the current folder, as a model of one's own.
+
+    Where the first word is a command about a sweep (`status`, `wait`, ...), that is run.
+    """
+    if sys.argv[1:] and sys.argv[1] in COMMANDS:
+        sys.exit(about_sweep(sys.argv[1:]))
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     _train()
@@ -88,7 +96,7 @@ def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tupl
 
         print(show_plan(config))
         return None
-    return config, folder
+    return wish_of_this_start(config, folder, os.environ), folder
 
 
 def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
@@ -98,7 +106,8 @@ def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
         return 0
     config, folder = prepared
     if not config.verify_resume:
-        return _run_here(config, entry, folder, alone=not _in_sweep())
+        code = _run_here(config, entry, folder, alone=not _in_sweep())
+        return ask_again(code, config.resources.requeues, os.environ)
     from dcp_runner.resume_check import verify_resume
 
     code, told = verify_resume(config, folder, lambda config, folder: _run_here(config, entry, folder, alone=False))
@@ -160,9 +169,13 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         code = ended.code
         if ended.outcome:
             print(outcomes.in_short(ended.outcome), file=sys.stderr)
+        elif world.rank == 0:
+            code = ask_again(code, complete(cfg, world).resources.requeues, os.environ)
         if _in_sweep() or not ended.outcome:
             abandon_process_group()
-    meeting.part()
+        meeting.part(together=not ended.outcome)
+    else:
+        meeting.part()
     return code or 0
 
 

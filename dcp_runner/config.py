@@ -45,7 +45,19 @@ OPEN_NODES = (
 )
 """Nodes that take new keys on the command line without a `+`."""
 
-_NOT_HASHED = ("name", "dry_run", "verify_resume", "resume", "resume_skip", "resume_rng", "resume_override")
+_NOT_HASHED = (
+    "name",
+    "dry_run",
+    "verify_resume",
+    "resume",
+    "resume_skip",
+    "resume_rng",
+    "resume_override",
+    "resume_sweep",
+    "resume_sweep_changed",
+    "resources",
+    "logger",
+)
 
 
 class ConfigError(ValueError):
@@ -89,6 +101,10 @@ class RunConfig:
     """strict restores the generators; reseed derives them anew from (seed, step, rank)."""
     resume_override: list[str] = field(default_factory=list)
     """Keys whose new value wins over the value in the checkpoint, as `optim.lr`."""
+    resume_sweep: str | None = None
+    """The folder of a sweep: do what is left of it. Its command need not be repeated."""
+    resume_sweep_changed: bool = False
+    """Let `resume_sweep` run jobs that are not what they were when the sweep was submitted."""
     verify_resume: int = 0
     """N: instead of training, try whether N steps, a resume and N steps are 2N steps, bit for bit; 0: train."""
     parallel: ParallelConfig = field(default_factory=ParallelConfig)

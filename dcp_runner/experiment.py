@@ -16,6 +16,7 @@ from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.rng import seed_all
 from dcp_runner.config import ResumeRng, RunConfig
 from dcp_runner.plan_view import plan_table
+from dcp_runner.tables import as_text, table
 from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
@@ -122,7 +123,7 @@ def config_file(run_dir: Path, attempt: str) -> Path:
 def tell_start(
     report: Report, run: RunContext, coordinator: CheckpointCoordinator, loaded: LoadReport | None, override: list[str]
 ) -> None:
-    """One line on what happened, and after a resume what came of each component and of each changed key."""
+    """One line on what happened; after a resume two tables: what came of each component, and of each changed key."""
     if loaded is None:
         report.event(0, "fresh", f"FRESH start in {run.run_dir} (no checkpoint in {coordinator.storage.root})")
         return
@@ -131,12 +132,12 @@ def tell_start(
     now = " x ".join(f"{axis}={n}" for axis, n in coordinator.topology.mesh.items())
     text = f"RESUMED step={loaded.step} from {loaded.path}"
     text += f" (config {manifest.config} -> {run.config_hash}, {before} -> {now})"
-    for row in loaded.rows:
-        if row.action != "loaded" or row.saved != row.here:
-            text += f"\n  {row.component}: saved {row.saved}, here {row.here}: {row.action}"
+    components = [(row.component, row.saved, row.here, row.action) for row in loaded.rows]
+    text += "\n" + as_text(table(("component", "as saved", "as loaded", "what was done"), components))
     old = _launched(loaded)
-    for change in changes(old, run.config, override) if old else ():
-        text += f"\n  {change.key}: {change.old} -> {change.new}: {change.effect}"
+    keys = [(c.key, str(c.old), str(c.new), c.effect) for c in changes(old, run.config, override)] if old else []
+    if keys:
+        text += "\n" + as_text(table(("changed key", "before", "now", "effect"), keys))
     report.event(loaded.step, "resumed", text, source=str(loaded.path))
 
 

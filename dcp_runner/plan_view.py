@@ -5,15 +5,12 @@ without any rank.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from rich.console import Console
-from rich.table import Table
 from torch.optim import Optimizer
 
 from dcp_runner.assemble import build, callbacks_of, components_of, topology_of
@@ -24,39 +21,32 @@ from dcp_runner.checkpoint.plan import split
 from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig
+from dcp_runner.tables import as_text, table
 from dcp_runner.train.progress import Progress
 
 
 def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
-    """The table as text, as wide as the terminal (120 columns where there is none)."""
+    """Component, pattern, why, copies, holders, writers and bytes, as text."""
     mesh = " x ".join(f"{axis}={degree}" for axis, degree in topology.mesh.items())
-    table = Table(
-        title=f"{topology.world_size} ranks ({mesh}), {len(topology.nodes or ())} node(s)", title_justify="left"
-    )
-    for name in ("component", "pattern", "why", "copies", "holders", "writers", "bytes"):
-        table.add_column(
-            name,
-            justify="right" if name == "bytes" else "left",
-            overflow="fold",
-            no_wrap=name in ("component", "pattern"),
-        )
+    rows = []
     for turn, one in enumerate(bound):
         sizes = state_sizes(one.stateful)
         writers = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})
         alone = len(one.copies) == 1
-        table.add_row(
-            one.key,
-            str(one.resolved.sharing),
-            one.resolved.reason,
-            one.mine.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
-            rank_text(one.mine.holders) if alone else f"{len(one.mine.holders)} each",
-            rank_text(writers) if alone else f"{len(writers)} each",
-            _human(sum(sizes.values())) + ("" if alone else " each"),
+        rows.append(
+            (
+                one.key,
+                str(one.resolved.sharing),
+                one.resolved.reason,
+                one.mine.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
+                rank_text(one.mine.holders) if alone else f"{len(one.mine.holders)} each",
+                rank_text(writers) if alone else f"{len(writers)} each",
+                _human(sum(sizes.values())) + ("" if alone else " each"),
+            )
         )
-    console = Console(width=shutil.get_terminal_size((120, 24)).columns, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get().rstrip()
+    columns = ("component", "pattern", "why", "copies", "holders", "writers", "bytes")
+    title = f"{topology.world_size} ranks ({mesh}), {len(topology.nodes or ())} node(s)"
+    return as_text(table(columns, rows, title=title, whole=columns[:2], right=columns[-1:]))
 
 
 def show_plan(config: RunConfig) -> str:

@@ -31,8 +31,8 @@ def resolve_degrees(
     """Replace the one degree that is -1 by what is left of the ranks, and check that the product fits.
 
     The number of ranks is known from the first of these that tells it: `started` (the ranks that torchrun or srun
-    has started), `resources.nodes` x `resources.tasks_per_node`, `gpus` of all nodes together. Where nothing tells
-    it, the degree is 2.
+    has started), `resources.nodes` x `resources.tasks_per_node`, `resources.nodes` x `resources.gpus_per_node`,
+    `gpus` of all nodes together. Where nothing tells it, the degree is 2.
 
     Raises:
         ConfigError: no degrees fit; every contradiction is named.
@@ -67,4 +67,6 @@ def _ranks(resources: ResourcesConfig, started: int | None, gpus: int) -> tuple[
         return started, "those that were started"
     if resources.tasks_per_node is not None:
         return resources.nodes * resources.tasks_per_node, "resources.nodes x resources.tasks_per_node"
+    if resources.gpus_per_node:
+        return resources.nodes * resources.gpus_per_node, "resources.nodes x resources.gpus_per_node"
     return (gpus, "one for each GPU") if gpus else (None, "")

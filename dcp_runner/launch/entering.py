@@ -11,9 +11,10 @@ import os
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import wraps
+from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn, cast
 
@@ -33,9 +34,12 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dcp_runner.config import ConfigError
+from dcp_runner.launch.outcomes import exit_code
 from dcp_runner.launch.overrides import Examined, examine, flag_problems
 from dcp_runner.launch.world import World, from_env
+from dcp_runner.sweep.record import read
 
+RESUME = "resume_sweep"
 BAD_INPUT = 2
 """Exit code of a command that was refused."""
 Check = Callable[[DictConfig], Sequence[str]]
@@ -64,7 +68,8 @@ def hydra_main(
             try:
                 if world is not None and world.rank > 0:
                     _follow(task, world)
-                with _Leading(task, world) as leading:
+                sys.argv[1:] = _with_the_recorded(sys.argv[1:])
+                with Leading(task, world) as leading:
                     enter = hydra.main(config_path=config_path, config_name=config_name, version_base=version_base)
                     _refuse_bad_input(task, config_path, config_name, check)
                     enter(leading.task)()
@@ -90,7 +95,7 @@ def _world() -> World | None:
         refuse(error.problems)
 
 
-class _Leading(AbstractContextManager["_Leading"]):
+class Leading(AbstractContextManager["Leading"]):
     """Rank 0's side, or that of the only process: it hands every configuration on, and at last its own end."""
 
     def __init__(self, task: TaskFunction, world: World | None) -> None:
@@ -113,8 +118,7 @@ class _Leading(AbstractContextManager["_Leading"]):
         if self._world is not None:
             from dcp_runner.launch.store import stream
 
-            code = error.code if isinstance(error, SystemExit) else 0 if error is None else 1
-            stream(self._world).send(exit=code if isinstance(code, int) else int(code is not None))
+            stream(self._world).send(exit=exit_code(error))
             stream(self._world).part()
 
 
@@ -125,12 +129,32 @@ def _follow(task: TaskFunction, world: World) -> NoReturn:
     setup_globals()
     try:
         while "exit" not in (message := stream(world).receive()):
-            HydraConfig.instance().cfg = cast(Any, OmegaConf.create(message["hydra"]))
             with suppress(RunFailed):
-                task(cast(DictConfig, OmegaConf.create(message["config"])))
+                _call(task, message)
         sys.exit(message["exit"])
     finally:
         stream(world).part()
+
+
+def follow_once(task: TaskFunction, world: World) -> NoReturn:
+    """The other ranks' side of a single job. One that fails leaves at once: others may wait for it in vain."""
+    from dcp_runner.launch.store import stream
+
+    try:
+        message = stream(world).receive()
+        if "exit" not in message:
+            _call(task, message)
+        sys.exit(message.get("exit"))
+    except RunFailed:
+        sys.exit(1)  # it has told why
+    finally:
+        stream(world).part()
+
+
+def _call(task: TaskFunction, message: Mapping[str, Any]) -> None:
+    """As Hydra would, with the configuration that rank 0 has."""
+    HydraConfig.instance().cfg = cast(Any, OmegaConf.create(message["hydra"]))
+    task(cast(DictConfig, OmegaConf.create(message["config"])))
 
 
 def _refuse_bad_input(task: TaskFunction, config_path: str | None, config_name: str, check: Check | None) -> None:
@@ -164,7 +188,7 @@ def _loader(task: TaskFunction, config_path: str | None, args: Namespace) -> Con
 
 
 def _launcher_problems(found: Examined, args: Namespace) -> list[str]:
-    """A launcher is used for sweeps only; who names one and forgets `-m` would train on the login node."""
+    """Somebody else's primary config, which does not know that naming our launcher makes a sweep."""
     for cfg in found.jobs:
         launcher = cfg.hydra.runtime.choices.get("hydra/launcher", "basic")
         if launcher != "basic" and not args.multirun and cfg.hydra.mode != RunMode.MULTIRUN:
@@ -173,7 +197,13 @@ def _launcher_problems(found: Examined, args: Namespace) -> list[str]:
 
 
 def _checked(cfg: DictConfig, check: Check) -> Sequence[str]:
-    """`check` as the program will see it: with Hydra's own node in place, and apart from the configuration."""
+    with as_the_program_sees_it(cfg) as bare:
+        return check(bare)
+
+
+@contextmanager
+def as_the_program_sees_it(cfg: DictConfig) -> Iterator[DictConfig]:
+    """A composed configuration without Hydra's own node, which is in place as long as the context is."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().set_config(cfg)
     try:
@@ -182,6 +212,21 @@ def _checked(cfg: DictConfig, check: Check) -> Sequence[str]:
         bare = cfg.copy()
         with read_write(bare), open_dict(bare):
             del bare["hydra"]
-        return check(bare)
+        yield bare
     finally:
         HydraConfig.instance().cfg = before
+
+
+def _with_the_recorded(arguments: Sequence[str]) -> list[str]:
+    """`resume_sweep=DIR` means the command that made the sweep; what is given now wins over what was given then."""
+    given = {text.partition("=")[0]: text.partition("=")[2] for text in arguments if "=" in text}
+    folder = given.get(RESUME)
+    if not folder:
+        return list(arguments)
+    try:
+        recorded = read(Path(folder)).command
+    except FileNotFoundError as error:
+        refuse([f"{RESUME}={error}"])
+    given["hydra.sweep.dir"] = folder
+    old = [text for text in recorded if text.partition("=")[0] not in given and text not in arguments]
+    return [*old, *arguments, f"hydra.sweep.dir={folder}"]

@@ -23,7 +23,8 @@ def new_attempt(run_dir: Path, hydra_files: Mapping[str, str]) -> int:
     attempts = run_dir / ATTEMPTS
     attempts.mkdir(parents=True, exist_ok=True)
     (run_dir / LOGS).mkdir(exist_ok=True)
-    number = 1 + max((int(p.name) for p in attempts.iterdir() if p.name.isdecimal()), default=0)
+    last = last_attempt(run_dir)
+    number = 1 + (int(last.name) if last else 0)
     while True:
         try:
             (attempts / str(number)).mkdir()
@@ -39,6 +40,12 @@ def new_attempt(run_dir: Path, hydra_files: Mapping[str, str]) -> int:
     link.symlink_to(Path(ATTEMPTS) / str(number) / ".hydra")
     link.replace(run_dir / ".hydra")
     return number
+
+
+def last_attempt(run_dir: Path) -> Path | None:
+    """The folder of the newest attempt of a run; None: it has never been started."""
+    numbers = [int(path.name) for path in (run_dir / ATTEMPTS).glob("*") if path.name.isdecimal()]
+    return attempt_dir(run_dir, max(numbers)) if numbers else None
 
 
 def attempt_dir(run_dir: Path, number: int) -> Path:

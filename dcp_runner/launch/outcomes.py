@@ -9,8 +9,11 @@ ended comes last of all.
 from __future__ import annotations
 
 import json
+import os
 import signal
+import socket
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -97,6 +100,29 @@ class Left:
 
     code: int
     time: float
+
+
+def exit_code(error: BaseException | None) -> int:
+    """Of a process that ends with this error."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
+    return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+
+
+def outcome_of(error: BaseException, rank: int, *, expected: bool = False) -> Outcome:
+    """The note of a rank that failed with this error."""
+    return Outcome(
+        rank=rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        type=type(error).__name__,
+        message=str(error),
+        traceback="".join(traceback.format_exception(error)),
+        time=time.time(),
+        expected=expected,
+    )
 
 
 def note_leaving(folder: Path, rank: int, code: int) -> None:

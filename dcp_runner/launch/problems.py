@@ -42,6 +42,7 @@ _AT_LEAST = {
     "resources.gpus_per_node": 0,
     "resources.cpus_per_task": 1,
     "resources.time_min": 1,
+    "resources.requeues": 0,
 }
 _ABOVE_ZERO = ("checkpoint.every_minutes", "checkpoint.timeout_s", "trainer.clip_norm", "resources.mem_gb")
 

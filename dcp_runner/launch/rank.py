@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
-import socket
-import time
-import traceback
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
@@ -81,31 +77,24 @@ class Recorded(AbstractContextManager["Recorded"]):
         """The note, if this rank failed."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
-        if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
-            self.code = error.code or 0
-        elif isinstance(error, KeyboardInterrupt):
-            self.code = 130
-        elif error is not None:
-            self.code = 1
+        self.code = outcomes.exit_code(error)
+        if error is not None and not isinstance(error, KeyboardInterrupt) and not _is_plain_exit(error):
             self.outcome = self._note(error)
         return True
 
     def _note(self, error: BaseException) -> outcomes.Outcome:
         from dcp_runner.checkpoint.errors import CheckpointError
 
-        outcome = outcomes.Outcome(
-            rank=self._context.rank,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            type=type(error).__name__,
-            message=str(error),
-            traceback="".join(traceback.format_exception(error)),
-            time=time.time(),
-            expected=isinstance(error, (CheckpointError, ConfigError)),
-        )
+        expected = isinstance(error, (CheckpointError, ConfigError))
+        outcome = outcomes.outcome_of(error, self._context.rank, expected=expected)
         outcomes.write(attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES, outcome)
         log.error("this rank failed", exc_info=error, extra=console.FILE_ONLY)
         return outcome
+
+
+def _is_plain_exit(error: BaseException) -> bool:
+    """Not one with a text, which is a failure that tells why."""
+    return isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int))
 
 
 def entry(path: str) -> Any:

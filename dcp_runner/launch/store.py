@@ -7,7 +7,9 @@ rank 0 serves it. It carries the configuration first, and the process group's re
 from __future__ import annotations
 
 import json
+import socket
 import time
+from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from math import inf
@@ -20,23 +22,67 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store, TCPStore
 
 _CONNECT = timedelta(minutes=5)
+_GREETING = timedelta(seconds=10)
+_TOKEN = "dcp_runner/token"
 _GLANCE_S = 0.05
 _FAREWELL_S = 10.0
+_TOGETHER_S = 120.0
 
 
 @cache
 def join(world: World) -> TCPStore:
-    """This process's connection to the store of `world`; the rank that hosts it also serves it."""
+    """This process's connection to the store of `world`; the rank that hosts it also serves it.
+
+    Raises:
+        OSError: there is no store within five minutes, or no port is free for it.
+    """
+    if world.hosts_store:
+        return _served(world)
+    return _found(world) if world.token else _connected(world, world.ports[0], _CONNECT)
+
+
+def _connected(world: World, port: int, limit: timedelta) -> TCPStore:
     from torch._C._distributed_c10d import TCPStore
 
-    return TCPStore(
+    store = TCPStore(
         world.addr,
-        world.port,
+        port,
         is_master=world.hosts_store,
         wait_for_workers=False,
-        timeout=_CONNECT,
+        timeout=limit,
         multi_tenant=world.hosts_store,
     )
+    store.set_timeout(_CONNECT)
+    return store
+
+
+def _served(world: World) -> TCPStore:
+    """At the first free port."""
+    from torch.distributed import DistNetworkError
+
+    for port in world.ports:
+        with suppress(DistNetworkError):  # taken
+            store = _connected(world, port, _CONNECT)
+            store.set(_TOKEN, world.token)
+            return store
+    raise OSError(f"rendezvous: none of the ports {', '.join(map(str, world.ports))} is free on {world.addr}")
+
+
+def _found(world: World) -> TCPStore:
+    """Where the token is: another job may have a store at a port that its host has not got."""
+    from torch.distributed import DistError
+
+    deadline = time.monotonic() + _CONNECT.total_seconds()
+    while time.monotonic() < deadline:
+        for port in world.ports:
+            with suppress(OSError):
+                socket.create_connection((world.addr, port), timeout=1).close()
+                with suppress(DistError):
+                    store = _connected(world, port, _GREETING)
+                    if wait(store, [_TOKEN], 1.0) and store.get(_TOKEN).decode() == world.token:
+                        return store
+        time.sleep(_GLANCE_S)
+    raise OSError(f"rendezvous: rank 0 did not serve the store of {world} within {_CONNECT}")
 
 
 def wait(store: Store, keys: list[str], limit_s: float, stop: StopFlag | None = None) -> bool:
@@ -82,15 +128,20 @@ class Stream:
         message: dict[str, Any] = json.loads(self._store.get(key))
         return message
 
-    def part(self) -> None:
-        """The last call of a job (all ranks). Rank 0 stays until the others have got everything from it."""
+    def part(self, *, together: bool = False) -> None:
+        """The last call of a job (all ranks). Rank 0 stays until the others have got everything from it; `together`,
+        the others stay until rank 0 is here too.
+        """
+        from torch.distributed import DistError
+
         self._partings += 1
-        if self._world.rank:
-            self._store.set(f"dcp_runner/parted/{self._partings}/{self._world.rank}", "")
-            return
-        others = [f"dcp_runner/parted/{self._partings}/{rank}" for rank in range(1, self._world.size)]
-        if others:
-            wait(self._store, others, _FAREWELL_S)
+        keys = [f"dcp_runner/parted/{self._partings}/{rank}" for rank in range(self._world.size)]
+        with suppress(DistError):  # a peer that has died is waited for by nobody
+            self._store.set(keys[self._world.rank], "")
+            if self._world.rank == 0:
+                wait(self._store, keys, _FAREWELL_S)
+            elif together:
+                wait(self._store, keys[:1], _TOGETHER_S)
 
 
 @cache

@@ -1,7 +1,8 @@
 """Who started this process, and as which rank. Facts from the environment; nothing is decided here.
 
 Precedence: torchrun's variables, then those of an srun step, then nothing: this process starts its ranks itself.
-torchrun comes first because it may itself run below srun, as one task a node.
+torchrun comes first because it may itself run below srun, as one task a node. A step with a single task is somebody's
+shell, as a rule; it is a rank where submitit has started it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from enum import StrEnum
 from dcp_runner.config import ConfigError
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_FIRST_PORT, _PORTS = 12_000, 18_000
+_STEP = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+_FIRST_PORT, _PORTS, _TRIES = 12_000, 18_000, 8
 
 
 class Starter(StrEnum):
@@ -36,12 +38,15 @@ class World:
     local_size: int
     """Ranks on this node."""
     addr: str
-    port: int
+    ports: tuple[int, ...]
+    """Where the rendezvous store is: at the first of these ports that its host found free."""
+    token: str = ""
+    """What the store of these ranks says, so that they mistake no other for it; empty: there is only one port."""
     hosts_store: bool = False
     """Whether this rank serves the rendezvous store; elsewhere a process outside the ranks does."""
 
     def __str__(self) -> str:
-        return f"rank {self.rank} of {self.size}, started by {self.starter}, meeting at {self.addr}:{self.port}"
+        return f"rank {self.rank} of {self.size}, started by {self.starter}, meeting at {self.addr}:{self.ports[0]}"
 
 
 def from_env(env: Mapping[str, str]) -> World | None:
@@ -52,7 +57,7 @@ def from_env(env: Mapping[str, str]) -> World | None:
     """
     if "RANK" in env and "WORLD_SIZE" in env:
         return _from_torchrun(env)
-    if "SLURM_PROCID" in env and _srun_tasks(env) > 1:
+    if "SLURM_PROCID" in env and (_srun_tasks(env) > 1 or env.get("SUBMITIT_EXECUTOR") == "slurm"):
         return _from_srun(env)
     return None
 
@@ -72,7 +77,7 @@ def _from_torchrun(env: Mapping[str, str]) -> World:
         local_rank=_number(env, "LOCAL_RANK"),
         local_size=_number(env, "LOCAL_WORLD_SIZE") if "LOCAL_WORLD_SIZE" in env else size,
         addr=env["MASTER_ADDR"],
-        port=_number(env, "MASTER_PORT"),
+        ports=(_number(env, "MASTER_PORT"),),
         hosts_store=rank == 0 and env.get("TORCHELASTIC_USE_AGENT_STORE") != "True",
     )
 
@@ -81,6 +86,7 @@ def _from_srun(env: Mapping[str, str]) -> World:
     rank = _number(env, "SLURM_PROCID")
     nodes = env.get("SLURM_STEP_NODELIST") or env.get("SLURM_JOB_NODELIST", "")
     per_node = env.get("SLURM_STEP_TASKS_PER_NODE") or env.get("SLURM_TASKS_PER_NODE", "")
+    given = "MASTER_PORT" in env
     return World(
         starter=Starter.srun,
         rank=rank,
@@ -88,7 +94,8 @@ def _from_srun(env: Mapping[str, str]) -> World:
         local_rank=_number(env, "SLURM_LOCALID"),
         local_size=tasks_on_node(per_node, int(env.get("SLURM_NODEID", 0))) or _srun_tasks(env),
         addr=env.get("MASTER_ADDR") or first_host(nodes) or "127.0.0.1",
-        port=_number(env, "MASTER_PORT") if "MASTER_PORT" in env else port_of_job(env),
+        ports=(_number(env, "MASTER_PORT"),) if given else ports_of_step(env),
+        token="" if given else ".".join(env.get(name, "0") for name in _STEP),
         hosts_store=rank == 0,
     )
 
@@ -109,10 +116,11 @@ def _number(env: Mapping[str, str], name: str) -> int:
         raise ConfigError(f"environment: {name} is not a number (found {env[name]!r})") from None
 
 
-def port_of_job(env: Mapping[str, str]) -> int:
-    """A port that all tasks of a step agree on without talking, and that two steps of a machine hardly share."""
-    job, step = int(env.get("SLURM_JOB_ID", 0)), env.get("SLURM_STEP_ID", "0")
-    return _FIRST_PORT + (job * 7 + (int(step) if step.isdecimal() else 0)) % _PORTS
+def ports_of_step(env: Mapping[str, str]) -> tuple[int, ...]:
+    """Ports that all tasks of a step agree on without talking, and that two steps of a machine hardly share."""
+    job, step = (int(text) if text.isdecimal() else 0 for text in (env.get(name, "0") for name in _STEP[:2]))
+    first = job * 7 + step
+    return tuple(_FIRST_PORT + (first + number * 1_009) % _PORTS for number in range(_TRIES))
 
 
 def first_host(nodelist: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
+
+from dcp_runner.train.signals import STOP_SIGNALS
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class StepOutcome:
     overdue: bool
     """Rank 0 found that a save by time is due."""
     stop: int | None
-    """A signal that reached any rank; SIGINT counts before SIGTERM."""
+    """A signal that reached any rank; the first of STOP_SIGNALS where several did."""
 
 
 def agree(loss: torch.Tensor | None, overdue: bool, stop: int | None) -> StepOutcome:
@@ -34,15 +35,14 @@ def agree(loss: torch.Tensor | None, overdue: bool, stop: int | None) -> StepOut
             0.0 if loss is None else float(loss),
             loss is not None,
             overdue and first,
-            stop == signal.SIGINT,
-            stop is not None and stop != signal.SIGINT,
+            *(stop == number for number in STOP_SIGNALS),
         ],
         dtype=torch.float64,
     )
     if ranks > 1:
         dist.all_reduce(told)
-    total, count, wished, interrupted, ended = told.tolist()
-    signum = signal.SIGINT if interrupted else signal.SIGTERM if ended else None
+    total, count, wished, *asked = told.tolist()
+    signum = next((number for number, ranks in zip(STOP_SIGNALS, asked, strict=True) if ranks), None)
     return StepOutcome(total / count, wished > 0, signum)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-IGNORED = ("name", "dry_run", "resume", "resume_skip", "resume_rng", "resume_override")
+IGNORED = ("name", "dry_run", "resume", "resume_skip", "resume_rng", "resume_override", "resume_sweep")
 
 
 @dataclass(frozen=True)

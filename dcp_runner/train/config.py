@@ -89,13 +89,15 @@ class ResourcesConfig:
     tasks_per_node: int | None = None
     """Ranks on each node; null: what `parallel` asks for."""
     gpus_per_node: int | None = None
-    """GPUs on each node; null: one for each task where there are GPUs."""
+    """GPUs on each node; null: with trainer.device=cuda one for each task, else none is asked for."""
     cpus_per_task: int | None = None
     """CPU cores of each rank; null: the scheduler's default."""
     time_min: int | None = None
     """Time limit in minutes; null: the scheduler's default."""
     mem_gb: float | None = None
     """Memory of each node in GB; null: the scheduler's default."""
+    requeues: int = 100
+    """How often a job that its scheduler stops (time limit, preemption) asks to be started again; 0: never."""
 
 
 @dataclass(kw_only=True)

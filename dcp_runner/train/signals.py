@@ -10,12 +10,16 @@ import time
 from types import FrameType
 from typing import Any
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+NOTICES = (signal.SIGUSR2, signal.SIGUSR1)
+"""A scheduler's way of saying that the time is nearly over."""
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, *NOTICES)
+"""In the order in which they count where ranks have got different ones."""
 _SAME_REQUEST_S = 1.0
 
 
 class StopFlag:
-    """Remembers the first stop signal. A second one means: now.
+    """Remembers the first stop signal. A second SIGINT or SIGTERM means: now. Notices never do, however many come, and
+    the SIGTERM that follows a notice is the first one: the save that is under way goes on.
 
     One Ctrl-C can arrive twice, from the terminal and from whoever started the rank, so a repetition within a
     second counts as the same request. A rank in a session of its own hears only its launcher and need not wait.
@@ -25,7 +29,7 @@ class StopFlag:
         self.signal: int | None = None
         """Number of the signal that asked to stop; None: go on."""
         self._patience = 0.0 if own_session else _SAME_REQUEST_S
-        self._asked_at = 0.0
+        self._asked_at: float | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopFlag:
@@ -35,14 +39,18 @@ class StopFlag:
         self.uninstall()
 
     def install(self) -> StopFlag:
-        """Take over SIGTERM and SIGINT of this process (main thread only). Twice is as good as once.
+        """Take over the stop signals of this process (main thread only), with what an outer flag has been told already.
+        Twice is as good as once.
 
         Raises:
             ValueError: not in the main thread.
         """
         for number in STOP_SIGNALS:
             if number not in self._before:
-                self._before[number] = signal.signal(number, self._handle)
+                before = self._before[number] = signal.signal(number, self._handle)
+                outer = getattr(before, "__self__", None)
+                if isinstance(outer, StopFlag):
+                    self.signal, self._asked_at = outer.signal, outer._asked_at
         return self
 
     def uninstall(self) -> None:
@@ -52,8 +60,11 @@ class StopFlag:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.signal = self.signal or number
+        if number in NOTICES:
+            return
         now = time.monotonic()
-        if self.signal is None:
-            self.signal, self._asked_at = number, now
+        if self._asked_at is None:
+            self._asked_at = now
         elif now - self._asked_at >= self._patience:
             raise SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt

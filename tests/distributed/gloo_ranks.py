@@ -25,6 +25,7 @@ from datetime import timedelta
 from multiprocessing import connection, get_context
 from typing import Any
 
+import torch._dynamo  # noqa: F401 (what optimizers import; once here, not in every fork)
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 

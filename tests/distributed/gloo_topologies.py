@@ -47,8 +47,8 @@ def topology_of(name: str) -> Topology:
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(WIDTH)
-        self.grow = nn.Linear(WIDTH, 2 * WIDTH)
+        self.norm = nn.LayerNorm(WIDTH, bias=False)
+        self.grow = nn.Linear(WIDTH, 2 * WIDTH, bias=False)
         self.shrink = nn.Linear(2 * WIDTH, WIDTH, bias=False)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 

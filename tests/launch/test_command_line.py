@@ -66,12 +66,6 @@ def test_a_mistake_in_any_job_of_a_sweep_starts_none(tmp_path: Path) -> None:
     assert not (tmp_path / "multirun").exists()
 
 
-def test_a_launcher_without_a_sweep_is_a_mistake(tmp_path: Path) -> None:
-    made = Command(tmp_path, ours("meet"), ["hydra/launcher=dcp_local"]).start()
-    assert made.wait() == 2
-    assert "hydra/launcher=dcp_local: it acts in a sweep only; add -m" in made.err
-
-
 @pytest.mark.slow
 def test_a_configuration_folder_of_ones_own(tmp_path: Path) -> None:
     """New options for our groups, a file of one's own for this machine, and a broken one is told."""

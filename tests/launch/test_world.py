@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dcp_runner.config import ConfigError
-from dcp_runner.launch.world import Starter, World, first_host, from_env, port_of_job, tasks_on_node
+from dcp_runner.launch.world import Starter, World, first_host, from_env, ports_of_step, tasks_on_node
 
 TORCHRUN = {
     "RANK": "3",
@@ -26,27 +26,45 @@ SRUN = BATCH | {
     "SLURM_STEP_NODELIST": "n[1-2]",
     "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
 }
-PORT = port_of_job(SRUN)
+PORTS = ports_of_step(SRUN)
+TOKEN = "77.0.0"
+ONE_TASK = {
+    "SLURM_PROCID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_STEP_NUM_TASKS": "1",
+    "SLURM_STEP_NODELIST": "n1",
+    "SLURM_STEP_TASKS_PER_NODE": "1",
+}
+SUBMITTED = {"SUBMITIT_EXECUTOR": "slurm"}
 
 
 @pytest.mark.parametrize(
     ("env", "expected"),
     [
         ({}, None),
-        (TORCHRUN, World(Starter.torchrun, 3, 8, 1, 2, "a", 29500)),
-        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, World(Starter.torchrun, 0, 8, 0, 2, "a", 29500)),
+        (TORCHRUN, World(Starter.torchrun, 3, 8, 1, 2, "a", (29500,))),
+        (TORCHRUN | {"RANK": "0", "LOCAL_RANK": "0"}, World(Starter.torchrun, 0, 8, 0, 2, "a", (29500,))),
         (
             {key: TORCHRUN[key] for key in TORCHRUN if "TORCHELASTIC" not in key} | {"RANK": "0"},
-            World(Starter.torchrun, 0, 8, 1, 2, "a", 29500, hosts_store=True),
+            World(Starter.torchrun, 0, 8, 1, 2, "a", (29500,), hosts_store=True),
         ),
-        (SRUN, World(Starter.srun, 2, 4, 0, 2, "n1", PORT)),
-        (SRUN | {"SLURM_PROCID": "0"}, World(Starter.srun, 0, 4, 0, 2, "n1", PORT, hosts_store=True)),
-        (SRUN | {"MASTER_ADDR": "m", "MASTER_PORT": "5"}, World(Starter.srun, 2, 4, 0, 2, "m", 5)),
-        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"}, World(Starter.srun, 2, 4, 0, 1, "n1", PORT)),
-        (SRUN | {"SLURM_STEP_NUM_TASKS": "1"}, None),
+        (SRUN, World(Starter.srun, 2, 4, 0, 2, "n1", PORTS, TOKEN)),
+        (SRUN | {"SLURM_PROCID": "0"}, World(Starter.srun, 0, 4, 0, 2, "n1", PORTS, TOKEN, hosts_store=True)),
+        (SRUN | {"SLURM_RESTART_COUNT": "2"}, World(Starter.srun, 2, 4, 0, 2, "n1", PORTS, "77.0.2")),
+        (SRUN | {"MASTER_ADDR": "m", "MASTER_PORT": "5"}, World(Starter.srun, 2, 4, 0, 2, "m", (5,))),
+        (SRUN | {"MASTER_ADDR": "m"}, World(Starter.srun, 2, 4, 0, 2, "m", PORTS, TOKEN)),
+        (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "3,1"}, World(Starter.srun, 2, 4, 0, 1, "n1", PORTS, TOKEN)),
+        (SRUN | ONE_TASK, None),
+        (SRUN | ONE_TASK | {"SUBMITIT_EXECUTOR": "local"}, None),
+        (SRUN | ONE_TASK | SUBMITTED, World(Starter.srun, 0, 1, 0, 1, "n1", PORTS, TOKEN, hosts_store=True)),
+        (SRUN | SUBMITTED, World(Starter.srun, 2, 4, 0, 2, "n1", PORTS, TOKEN)),
+        (SUBMITTED, None),
         (BATCH, None),
-        (BATCH | {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "0"}, World(Starter.srun, 0, 4, 0, 4, "n1", PORT, True)),
-        (SRUN | TORCHRUN, World(Starter.torchrun, 3, 8, 1, 2, "a", 29500)),
+        (
+            BATCH | {"SLURM_STEP_ID": "0", "SLURM_LOCALID": "0"},
+            World(Starter.srun, 0, 4, 0, 4, "n1", PORTS, TOKEN, hosts_store=True),
+        ),
+        (SRUN | TORCHRUN, World(Starter.torchrun, 3, 8, 1, 2, "a", (29500,))),
         ({"RANK": "0"}, None),
     ],
 )
@@ -91,10 +109,21 @@ def test_tasks_on_node(counts: str, expected: list[int]) -> None:
     assert [tasks_on_node(counts, node) for node in range(len(expected))] == expected
 
 
-def test_the_port_follows_from_the_job() -> None:
-    ports = {
-        port_of_job({"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}) for job in range(50) for step in (0, 1)
-    }
-    assert len(ports) > 90
-    assert all(1024 < port < 32768 for port in ports), "outside the range that clients are given ports from"
-    assert port_of_job({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "batch"}) == port_of_job({"SLURM_JOB_ID": "1"})
+def test_the_ports_follow_from_the_step() -> None:
+    steps = [{"SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)} for job in range(50) for step in (0, 1)]
+    found = [ports_of_step(step) for step in steps]
+    assert found == [ports_of_step(step) for step in steps]
+    assert len({ports[0] for ports in found}) > 90
+    assert all(len(set(ports)) == len(ports) > 1 for ports in found), "one that is taken leaves others to try"
+    assert all(1024 < port < 32768 for ports in found for port in ports), "not what clients are given ports from"
+
+
+@pytest.mark.parametrize("step", ["batch", "", None])
+def test_a_step_without_a_number_is_the_first(step: str | None) -> None:
+    env = {"SLURM_JOB_ID": "1"} | ({} if step is None else {"SLURM_STEP_ID": step})
+    assert ports_of_step(env) == ports_of_step({"SLURM_JOB_ID": "1", "SLURM_STEP_ID": "0"})
+
+
+def test_a_world_can_be_a_key() -> None:
+    assert len({from_env(SRUN), from_env(SRUN), from_env(SRUN | {"SLURM_RESTART_COUNT": "1"})}) == 2
+    assert str(from_env(SRUN)) == f"rank 2 of 4, started by srun, meeting at n1:{PORTS[0]}"

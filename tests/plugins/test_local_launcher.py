@@ -55,4 +55,4 @@ def test_a_failing_job_fails_the_sweep_and_not_the_others(tmp_path: Path, how: s
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode != 0
     assert "job 0 failed" in done.stdout + done.stderr
-    assert "job 1 is done" in done.stdout + done.stderr
+    assert "job 1 done" in done.stdout + done.stderr

@@ -24,7 +24,16 @@ def stop_at(step: int, folder: Path) -> dict[str, Any]:
     return {"callbacks": {"kill": kill}}
 
 
-def resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
+def same_ends(whole: Path, parted: Path) -> None:
+    made, made_again = steps(whole), steps(parted)
+    assert list(made) == [1, 2, 3, 4] and 4 in made_again
+    assert made_again == {step: made[step] for step in made_again}
+    one, other = (contents(folder / "checkpoints" / "checkpoint-4") for folder in (whole, parted))
+    assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []
+
+
+@pytest.mark.parametrize("name", FEW)
+def test_resume_after_a_stop(name: str, tmp_path: Path) -> None:
     parallel, world = ALL[name], world_of(ALL[name])
     options = SAVING | DROPOUT
     whole, parted = tmp_path / "whole", tmp_path / "parted"
@@ -32,20 +41,20 @@ def resumes_bit_for_bit(name: str, tmp_path: Path) -> None:
     stopped = run(parted, world, parallel=parallel, **options, **stop_at(2, parted))
     assert stopped == [128 + signal.SIGTERM] * world
     assert run(parted, world, parallel=parallel, **options) == [0] * world
-    assert steps(whole) == steps(parted) and len(steps(whole)) == 4
-    one, other = (contents(folder / "checkpoints" / "checkpoint-4") for folder in (whole, parted))
-    assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []
-
-
-@pytest.mark.parametrize("name", FEW)
-def test_resume(name: str, tmp_path: Path) -> None:
-    resumes_bit_for_bit(name, tmp_path)
+    same_ends(whole, parted)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*(name for name in MAIN if name not in FEW), "accelerate-2", "dp_pp_tp-2x2x2"])
 def test_resume_of_every_topology(name: str, tmp_path: Path) -> None:
-    resumes_bit_for_bit(name, tmp_path)
+    """New processes go on from the checkpoint in the middle of a run that goes on itself."""
+    parallel, world = ALL[name], world_of(ALL[name])
+    options = SAVING | DROPOUT | {"checkpoint__every_steps": 2}
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert run(whole, world, parallel=parallel, **options) == [0] * world
+    middle = str(whole / "checkpoints" / "checkpoint-2")
+    assert run(parted, world, parallel=parallel, **options, resume=middle) == [0] * world
+    same_ends(whole, parted)
 
 
 def goes_on(names: list[str], tmp_path: Path, **more: Any) -> None:

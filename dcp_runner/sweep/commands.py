@@ -1,0 +1,139 @@
+"""`dcp-runner status|wait|logs|cancel|results SWEEP_DIR`: a sweep from any shell, without anybody's model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dcp_runner.launch.folder import log_file
+from dcp_runner.sweep import follow, record
+from dcp_runner.sweep.record import JobRecord, JobState, Sweep
+from dcp_runner.sweep.results import result_of
+from dcp_runner.sweep.scheduler import scheduler_of
+from dcp_runner.tables import table
+
+BAD_INPUT = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code: 0, 1 where a job has failed, 2 for a mistake."""
+    given = _parser().parse_args(arguments)
+    try:
+        sweep = record.read(given.sweep.absolute())
+        jobs = _chosen(sweep, given.jobs)
+    except (FileNotFoundError, LookupError) as error:
+        print(f"dcp-runner {given.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return COMMANDS[given.command](sweep, jobs, given)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dcp-runner", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, command in COMMANDS.items():
+        one = commands.add_parser(name, help=command.__doc__, description=command.__doc__)
+        one.add_argument("sweep", type=Path, metavar="SWEEP_DIR")
+        one.add_argument("jobs", type=int, nargs="*", metavar="JOB", help="numbers of jobs; default: all")
+        if name != "logs":
+            one.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+        if name == "logs":
+            one.add_argument("--rank", type=int, help="of one rank; default: rank 0, or the one that failed first")
+        if name == "wait":
+            one.add_argument("--poll", type=float, default=2.0, metavar="S", help="seconds between two looks")
+    return parser
+
+
+def _chosen(sweep: Sweep, numbers: Sequence[int]) -> list[JobRecord]:
+    found = [job for job in sweep.jobs if not numbers or job.number in numbers]
+    missing = sorted(set(numbers) - {job.number for job in found})
+    if missing:
+        known = f"0 to {len(sweep.jobs) - 1}" if sweep.jobs else "none"
+        raise LookupError(f"no job {', '.join(map(str, missing))} in {sweep.path} (there are {known})")
+    return found
+
+
+def _status(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
+    """show the state of every job"""
+    follow.look(sweep)
+    _show(sweep, jobs, given)
+    return _code(jobs)
+
+
+def _wait(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
+    """wait until the jobs have ended"""
+    follow.wait(sweep, given.poll, {job.number for job in jobs}, lambda text: print(text, file=sys.stderr, flush=True))
+    _show(sweep, jobs, given)
+    return _code(jobs)
+
+
+def _cancel(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
+    """end jobs that wait or run; those that run are asked to save first"""
+    follow.look(sweep)
+    ended = [job for job in jobs if not job.state.ended]
+    scheduler_of(sweep.scheduler, sweep.path).cancel([job.ids[-1] for job in ended])
+    told = [job.number for job in ended]
+    print(json.dumps({"cancelled": told}) if given.json else f"cancelled: {', '.join(map(str, told)) or 'nothing'}")
+    return 0
+
+
+def _logs(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
+    """print the log of one rank of each job"""
+    for job in jobs:
+        first = follow.failures(sweep, job)
+        rank = given.rank if given.rank is not None else min(first, key=lambda o: o.time).rank if first else 0
+        own = log_file(sweep.path / job.folder, rank)
+        for file in [own] if own.exists() else sweep.outputs(job):
+            print(f"== job {job.number}: {file}")
+            print(file.read_text(encoding="utf-8", errors="replace"), end="")
+    return 0
+
+
+def _results(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
+    """show the last metrics of every job"""
+    follow.look(sweep)
+    found = [{"job": job.number, "state": job.state, **result_of(sweep.path / job.folder)} for job in jobs]
+    if given.json:
+        print(json.dumps([row | {"overrides": job.overrides} for row, job in zip(found, jobs, strict=True)], indent=1))
+        return _code(jobs)
+    columns = list(dict.fromkeys(key for row in found for key in row))
+    rows = [
+        [*(_text(row.get(column, "")) for column in columns), " ".join(job.overrides)]
+        for row, job in zip(found, jobs, strict=True)
+    ]
+    Console().print(table([*columns, "overrides"], rows, whole=columns, right=columns))
+    return _code(jobs)
+
+
+COMMANDS: dict[str, Callable[[Sweep, list[JobRecord], argparse.Namespace], int]] = {
+    "status": _status,
+    "wait": _wait,
+    "logs": _logs,
+    "cancel": _cancel,
+    "results": _results,
+}
+
+
+def _show(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> None:
+    if given.json:
+        shown = [
+            {"job": j.number, "state": j.state, "told": j.told, "attempts": j.attempts, "ids": j.ids,
+             "overrides": j.overrides, "folder": j.folder} for j in jobs
+        ]  # fmt: skip
+        print(json.dumps(shown, indent=1))
+    else:
+        Console().print(follow.job_table(sweep))
+        print(follow.summary(sweep))
+
+
+def _code(jobs: Sequence[JobRecord]) -> int:
+    return int(any(job.state in (JobState.failed, JobState.cancelled) for job in jobs))
+
+
+def _text(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else str(value)

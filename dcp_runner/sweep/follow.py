@@ -1,0 +1,104 @@
+"""Looking at a sweep: the state of every job, now or until all have ended."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from dcp_runner.launch.folder import OUTCOMES, last_attempt
+from dcp_runner.launch.outcomes import Outcome, left_notes, read_all
+from dcp_runner.sweep.judge import judge
+from dcp_runner.sweep.record import JobRecord, JobState, Sweep
+from dcp_runner.sweep.scheduler import Scheduler, scheduler_of
+from dcp_runner.tables import table
+
+
+def look(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
+    """Bring the records of all jobs that have not ended up to date, and write them down."""
+    scheduler = scheduler or scheduler_of(sweep.scheduler, sweep.path)
+    open_jobs = [job for job in sweep.jobs if job.ids and not job.state.ended]
+    if not open_jobs:
+        return
+    words = scheduler.words([job.ids[-1] for job in open_jobs])
+    for job in open_jobs:
+        _judge(sweep, job, words.get(job.ids[-1]))
+    sweep.write()
+
+
+def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
+    starts = sweep.starts(job)
+    mine = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
+    left = left_notes(mine[-1]) if mine else {}
+    job.attempts = len(starts)
+    job.state, job.told = judge(word, job.nodes * job.tasks_per_node, left, failures(sweep, job))
+    if job.state is JobState.running and not mine:
+        job.state = JobState.waiting
+
+
+def failures(sweep: Sweep, job: JobRecord) -> list[Outcome]:
+    """What the ranks of the last start have written down about their failures."""
+    starts, attempt = sweep.starts(job), last_attempt(sweep.path / job.folder)
+    return [*(read_all(starts[-1]) if starts else ()), *(read_all(attempt / OUTCOMES) if attempt else ())]
+
+
+def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], told: Callable[[str], None]) -> None:
+    """Until these jobs have ended: a live table on a terminal, a line for each change elsewhere."""
+    if sys.stdout.isatty():
+        with Live(job_table(sweep), refresh_per_second=4) as live:
+            for _ in _looks(sweep, poll_s, numbers):
+                live.update(Group(job_table(sweep), Text(summary(sweep))))
+        return
+    before: dict[int, tuple[JobState, int]] = {}
+    for _ in _looks(sweep, poll_s, numbers):
+        for job in sweep.jobs:
+            now = (job.state, job.attempts)
+            if before.get(job.number, (JobState.waiting, 0)) != now:
+                again = f" (start {job.attempts})" if job.attempts > 1 else ""
+                told(f"job {job.number} {job.state}{again}{': ' if job.told else ''}{job.told}")
+            before[job.number] = now
+
+
+def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[None]:
+    while True:
+        look(sweep)
+        yield
+        if all(job.state.ended for job in sweep.jobs if job.number in numbers):
+            return
+        time.sleep(poll_s)
+
+
+def job_table(sweep: Sweep) -> Table:
+    """All jobs, a row each."""
+    columns = ("job", "state", "id", "nodes x tasks", "attempts", "overrides", "told")
+    rows = [
+        (
+            str(job.number),
+            str(job.state),
+            job.ids[-1] if job.ids else "",
+            f"{job.nodes} x {job.tasks_per_node}",
+            str(job.attempts),
+            " ".join(job.overrides),
+            job.told,
+        )
+        for job in sweep.jobs
+    ]
+    return table(columns, rows, title=str(sweep.path), whole=("job", "state", "id", "nodes x tasks"), right=("job",))
+
+
+def summary(sweep: Sweep) -> str:
+    """How many jobs are in which state."""
+    counts = {state: sum(job.state is state for job in sweep.jobs) for state in JobState}
+    return f"{len(sweep.jobs)} jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+
+
+def first_words(sweep: Sweep, job: JobRecord) -> list[Path]:
+    """The log files that tell most about a job: those of its ranks, or else what its tasks have printed."""
+    logs = sorted((sweep.path / job.folder / "logs").glob("rank-*.log"))
+    return logs or list(sweep.outputs(job))

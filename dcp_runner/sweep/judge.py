@@ -1,0 +1,46 @@
+"""What has become of a job, from what its scheduler says and from what its ranks have left behind.
+
+A job is done when every rank has left with 0 and the scheduler does not contradict. Nothing else is a success: not a
+scheduler's COMPLETED alone, not a result of rank 0 alone.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+
+from dcp_runner.launch.outcomes import Exit, Left, Outcome, first_failure
+from dcp_runner.sweep.record import JobState
+from dcp_runner.sweep.scheduler import PENDING, RUNNING
+
+_PLAIN = {None, "COMPLETED", "FAILED"}
+"""Words that tell nothing beyond what the ranks tell."""
+
+
+def judge(word: str | None, ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> tuple[JobState, str]:
+    """State and reason of a job. `word` is the scheduler's (None: it does not know the job any more); `left` and
+    `outcomes` are the notes of its last start.
+    """
+    if word in PENDING:
+        return JobState.waiting, ""
+    if word in RUNNING:
+        return JobState.running, ""
+    if word in (None, "COMPLETED") and len(left) == ranks and all(note.code == 0 for note in left.values()):
+        return JobState.done, ""
+    failure = first_failure(_exits(ranks, left, outcomes), outcomes)
+    told = "" if word in _PLAIN else f"{word}: "
+    if failure is not None and left:
+        told += failure.headline
+    elif not left:
+        told += "no rank left a word"
+    if word == "CANCELLED":
+        return JobState.cancelled, told
+    return JobState.failed, told
+
+
+def _exits(ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> list[Exit]:
+    """How every rank ended. One without a note was killed: by srun, if another one had a failure of its own."""
+    after = any(not outcome.is_consequence for outcome in outcomes)
+    missing = [rank for rank in range(ranks) if rank not in left]
+    wordless = [Exit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in missing]
+    return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]

@@ -1,0 +1,96 @@
+"""What the scheduler says of jobs, and what it is told: SLURM, or the processes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+PENDING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
+RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+_ANSWER_S = 60
+
+
+class Scheduler(Protocol):
+    """Where the jobs of a sweep run."""
+
+    def words(self, ids: Sequence[str]) -> dict[str, str]:
+        """SLURM's word for the state of each job; one that is not there is not known any more."""
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End these jobs."""
+
+
+class Slurm:
+    """The controller knows the truth about a job while it remembers it. Accounting, where there is any, is asked about
+    older ones only: of a job that is started again after a node failure it says for a while that it has ended.
+    """
+
+    def words(self, ids: Sequence[str]) -> dict[str, str]:
+        found = self._queued(ids)
+        older = [id for id in ids if id not in found]
+        return {id: word for id, word in (found | self._accounted(older)).items() if id in ids}
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        if ids:
+            _ask("scancel", *ids)
+
+    def _queued(self, ids: Sequence[str]) -> dict[str, str]:
+        if not ids:
+            return {}
+        jobs = ",".join(sorted({id.partition("_")[0] for id in ids}))
+        answer = _ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={jobs}")
+        return _pairs(answer)
+
+    def _accounted(self, ids: Sequence[str]) -> dict[str, str]:
+        if not ids:
+            return {}
+        answer = _ask("sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(ids)}")
+        return _pairs(answer)
+
+
+class Local:
+    """Jobs are shells that become controllers of submitit in their turn, known by process id; a number that is used
+    again is not one of ours.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = str(folder)
+
+    def words(self, ids: Sequence[str]) -> dict[str, str]:
+        return {pid: "RUNNING" for pid, _ in self._processes() if pid in ids}
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        processes = self._processes()
+        controllers = {parent: pid for pid, parent in processes if parent in ids}
+        for id in ids:
+            if id in dict(processes):
+                with suppress(ProcessLookupError):
+                    os.kill(int(controllers.get(id, id)), signal.SIGTERM)
+
+    def _processes(self) -> list[tuple[str, str]]:
+        """Id and parent's id of all processes of this sweep."""
+        listed = _ask("ps", "-ww", "-A", "-o", "pid=,ppid=,args=")
+        rows = (line.split(maxsplit=2) for line in listed.splitlines())
+        return [(row[0], row[1]) for row in rows if len(row) == 3 and self._folder in row[2]]
+
+
+def scheduler_of(kind: str, folder: Path) -> Scheduler:
+    """Of a sweep in `folder`, by the name that its record has."""
+    return Slurm() if kind == "slurm" else Local(folder)
+
+
+def _ask(*command: str) -> str:
+    """What a command answers; nothing where it fails: it does not know the job any more, or there is no accounting."""
+    with suppress(FileNotFoundError):
+        return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False).stdout
+    return ""
+
+
+def _pairs(answer: str) -> dict[str, str]:
+    rows = (line.strip().split("|") for line in answer.splitlines())
+    return {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1]}

@@ -1,0 +1,95 @@
+"""One job of a sweep, as it travels to its processes, and what it does in each of them.
+
+Rank 0 runs the job as Hydra does: one run folder, one `.hydra`, one result. The other ranks wait for the configuration
+that it has, and call the same function with it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NoReturn
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+from submitit import JobEnvironment
+from submitit.core.utils import cloudpickle_dump
+
+from dcp_runner.launch import outcomes
+from dcp_runner.launch.entering import Leading, RunFailed, follow_once
+from dcp_runner.launch.requeue import RESTARTS, restarts
+from dcp_runner.launch.world import from_env
+from dcp_runner.train.signals import StopFlag
+
+RETURNED = "returned.pkl"
+
+
+@dataclass
+class SweepJob:
+    """Called without arguments in every task of the job. Leaves with a true exit code: 0 only if all went well."""
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+    singletons: dict[Any, Any]
+    notes: Path
+    """Where its starts leave their notes."""
+
+    def __call__(self) -> None:
+        setup_globals()
+        Singleton.set_state(self.singletons)
+        here = JobEnvironment()
+        if here.name() == "local":
+            os.environ[RESTARTS] = str(len(list(self.notes.glob(f"{here.job_id}.*"))))
+        start = self.notes / f"{here.job_id}.{restarts(os.environ)}"
+        with StopFlag(), Noted(start, here.global_rank):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit has made it do nothing
+            world = from_env(os.environ)
+            if world is not None and world.rank > 0:
+                follow_once(self.task, world)
+            self._lead(here.job_id)
+
+    def _lead(self, id: str) -> None:
+        with read_write(self.config.hydra.job), open_dict(self.config.hydra.job):
+            self.config.hydra.job.id = id
+        with Leading(self.task, from_env(os.environ)) as leading:
+            returned = run_job(
+                hydra_context=self.context,
+                task_function=leading.task,
+                config=self.config,
+                job_dir_key="hydra.sweep.dir",
+                job_subdir_key="hydra.sweep.subdir",
+            )
+            beside = self.notes / f"{RETURNED}.tmp"
+            cloudpickle_dump(returned, beside)
+            beside.replace(self.notes / RETURNED)
+            if returned.status is JobStatus.FAILED:
+                _fail(returned)
+
+
+def _fail(returned: JobReturn) -> NoReturn:
+    error = returned._return_value
+    if isinstance(error, RunFailed):
+        sys.exit(1)  # its ranks have told why
+    raise error
+
+
+class Noted(AbstractContextManager["Noted"]):
+    """Leaves a note of how this task has ended, for whoever asks about the sweep."""
+
+    def __init__(self, folder: Path, rank: int) -> None:
+        self._folder, self._rank = folder, rank
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        code = outcomes.exit_code(error)
+        if error is not None and not isinstance(error, SystemExit):
+            outcomes.write(self._folder, outcomes.outcome_of(error, self._rank))
+        outcomes.note_leaving(self._folder, self._rank, code)

@@ -1,0 +1,85 @@
+"""What each job of a sweep needs from its scheduler: its own `parallel` and `resources`, and the launcher's options."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from dcp_runner.config import RunConfig, config_hash
+from dcp_runner.launch.degrees import world_size
+from dcp_runner.launch.entering import as_the_program_sees_it
+from dcp_runner.launch.prepare import complete
+from dcp_runner.launch.problems import problems
+from dcp_runner.sweep.record import JobRecord
+from dcp_runner.train.config import Device
+
+_NOT_SBATCH = {"wait", "poll_s", "snapshot", "mode", "setup", "srun_args", "additional_parameters", "parallel_jobs"}
+
+
+@dataclass
+class Planned:
+    """One job before it is submitted."""
+
+    record: JobRecord
+    cfg: DictConfig
+    run: RunConfig | None
+    """None: the app's configuration is not ours; the job is one task."""
+    problems: list[str]
+
+    @property
+    def is_dry(self) -> bool:
+        return self.run is not None and self.run.dry_run
+
+
+def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, scheduler: str) -> Planned:
+    """Read a composed job's configuration: its shape, and what is wrong with it."""
+    from dcp_runner.config import ConfigError
+
+    record = JobRecord(number=number, overrides=list(overrides))
+    run: RunConfig | None = None
+    found: list[str] = []
+    with as_the_program_sees_it(cfg) as bare:
+        record.folder = os.path.relpath(sweep / str(cfg.hydra.sweep.subdir), sweep)
+        if "parallel" in bare and "resources" in bare:
+            try:
+                run = complete(bare, None)
+                found = problems(run)
+            except ConfigError as error:
+                found = list(error.problems)
+    if run is not None:
+        record.config = config_hash(run)
+        if scheduler == "slurm" and not found:
+            record.nodes = run.resources.nodes
+            record.tasks_per_node = world_size(run.parallel) // run.resources.nodes
+    return Planned(record, cfg, run, [f"job {number}: {problem}" for problem in found])
+
+
+def sbatch_parameters(job: Planned, options: Mapping[str, Any], setup: list[str]) -> dict[str, Any]:
+    """What submitit is to write into the batch script; None: left out of it."""
+    resources = (job.run or RunConfig()).resources
+    device = (job.run or RunConfig()).trainer.device
+    gpus = resources.gpus_per_node
+    if gpus is None and device is Device.cuda:
+        gpus = job.record.tasks_per_node
+    cores = resources.cpus_per_task
+    # Since SLURM 22.05 srun does not take over the batch job's cpus-per-task.
+    srun = ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cores}"] if cores else []), *options["srun_args"]]
+    return {
+        "job_name": str(job.cfg.hydra.job.name),
+        "nodes": job.record.nodes,
+        "ntasks_per_node": job.record.tasks_per_node,
+        "gpus_per_node": gpus or None,
+        "cpus_per_task": cores,
+        "time": resources.time_min,
+        "mem": None if resources.mem_gb is None else f"{int(resources.mem_gb * 1024)}MB",
+        "wckey": None,
+        "setup": [f"export OMP_NUM_THREADS=${{OMP_NUM_THREADS:-{cores or 1}}}", *setup],
+        "srun_args": srun,
+        "additional_parameters": {"requeue": True, **options["additional_parameters"]},
+        **{name: value for name, value in options.items() if name not in _NOT_SBATCH},
+    }

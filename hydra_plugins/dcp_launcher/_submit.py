@@ -1,0 +1,101 @@
+"""Handing jobs to submitit: as arrays of SLURM, one for each shape, or as processes of this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.types import HydraContext, TaskFunction
+from submitit import Job, LocalExecutor, SlurmExecutor
+from submitit.slurm.slurm import _make_sbatch_string  # what SlurmExecutor writes, also where there is no SLURM
+
+from dcp_runner.sweep.record import SUBMITIT, Sweep
+from hydra_plugins.dcp_launcher._job import SweepJob
+from hydra_plugins.dcp_launcher._shape import Planned, sbatch_parameters
+
+_MONTH = 60 * 24 * 30
+_AFTER = "while ps -o stat= -p {} | grep -q '^[^Z]'; do sleep 0.5; done"
+_PATIENT_PYTHON = f"""sh -c 'trap "" USR1 USR2; exec "$@"' sh {shlex.quote(sys.executable)}"""
+"""A notice that comes before Python can take it would kill the task."""
+
+
+def job_of(planned: Planned, sweep: Sweep, context: HydraContext, task: TaskFunction) -> SweepJob:
+    """As it travels."""
+    notes = sweep.notes(planned.record)
+    notes.mkdir(parents=True, exist_ok=True)
+    return SweepJob(context, task, planned.cfg, Singleton.get_state(), notes)
+
+
+def submit_to_slurm(
+    sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
+) -> list[Job[None]]:
+    """Jobs of equal shape become one array; the record knows their ids as soon as they have them."""
+    executor = SlurmExecutor(sweep.path / SUBMITIT / "%j", python=_PATIENT_PYTHON)
+    submitted: list[tuple[Planned, Job[None]]] = []
+    for parameters, group in _by_shape([planned for planned, _ in jobs], options, setup):
+        numbers = {planned.record.number for planned in group}
+        executor.update_parameters(**parameters)
+        with executor.batch():
+            group_jobs = [(p, executor.submit(job)) for p, job in jobs if p.record.number in numbers]
+        submitted += group_jobs
+        for planned, job in group_jobs:
+            planned.record.ids.append(job.job_id)
+        sweep.write()
+    return [job for _, job in submitted]
+
+
+def submit_here(
+    sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
+) -> list[Job[None]]:
+    """As processes that outlive this one. Each waits for the end of the one that it takes the place of."""
+    executor = LocalExecutor(sweep.path / SUBMITIT / "%j")
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # submitit hides them all
+    shown = "unset CUDA_VISIBLE_DEVICES" if gpus is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(gpus)}"
+    printed = shlex.quote(str(sweep.path / SUBMITIT / "local.log"))
+    alone = [f"exec </dev/null >>{printed} 2>&1", "trap '' HUP", shown]
+    running: list[Job[None]] = []
+    for planned, job in jobs:
+        ahead = running[-options["parallel_jobs"]] if len(running) >= options["parallel_jobs"] else None
+        waiting = [_AFTER.format(ahead.job_id)] if ahead else []
+        minutes = planned.run.resources.time_min if planned.run else None
+        executor.update_parameters(
+            timeout_min=minutes or _MONTH,
+            signal_delay_s=options["signal_delay_s"],
+            setup=[*alone, *waiting, *setup],
+        )
+        running.append(executor.submit(job))
+        planned.record.ids.append(running[-1].job_id)
+        sweep.write()
+    return running
+
+
+def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, Any], setup: list[str]) -> list[str]:
+    """What `submit_to_slurm` would give to sbatch, with the jobs that each script is for."""
+    scripts = []
+    folder = sweep.path / SUBMITIT / "%j"
+    command = f"{_PATIENT_PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder))}"
+    for parameters, group in _by_shape(jobs, options, setup):
+        count = len(group) if len(group) > 1 else None
+        numbers = ", ".join(str(planned.record.number) for planned in group)
+        text = _make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
+        scripts.append(f"== batch script of job {numbers}\n{text}")
+    return scripts
+
+
+def _by_shape(
+    jobs: Sequence[Planned], options: Mapping[str, Any], setup: list[str]
+) -> list[tuple[dict[str, Any], list[Planned]]]:
+    shapes = [(sbatch_parameters(planned, options, setup), planned) for planned in jobs]
+
+    def key(pair: tuple[dict[str, Any], Planned]) -> str:
+        return json.dumps(pair[0], sort_keys=True, default=str)
+
+    groups = (list(group) for _, group in groupby(sorted(shapes, key=key), key=key))
+    return sorted(((group[0][0], [planned for _, planned in group]) for group in groups),
+                  key=lambda group: group[1][0].record.number)  # fmt: skip
