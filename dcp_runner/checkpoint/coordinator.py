@@ -75,12 +75,14 @@ class CheckpointCoordinator:
 
     def check_storage(self) -> None:
         """Whether all ranks see the same folder and may write to it; better asked before the training than after it.
+        And claim it, so that an earlier attempt that is still alive somewhere commits nothing more.
 
         The CheckpointError of a rank that does not names its host.
         """
         mark: str = self.comm.from_first("storage", self.storage.leave_mark)
         self.comm.agree("storage", lambda: self.storage.see_mark(mark))
         self.comm.from_first("storage", lambda: (self.storage.root / mark).unlink())
+        self.comm.from_first("storage", lambda: self.storage.claim(self.attempt))
 
     def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Path:
         """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten."""

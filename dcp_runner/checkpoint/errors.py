@@ -22,6 +22,10 @@ class IntegrityError(ValueError):
     """A file of a checkpoint is missing, extra, truncated or altered."""
 
 
+class SupersededError(RuntimeError):
+    """A newer attempt of the run has taken over the folder of its checkpoints."""
+
+
 class MismatchError(ValueError):
     """A checkpoint and the live objects do not fit; the text lists everything that differs."""
 

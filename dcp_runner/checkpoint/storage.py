@@ -4,6 +4,7 @@
     <root>/checkpoint-500/                       complete: the rename is the commit
     <root>/retired-<attempt>-checkpoint-700/     left behind by going back to an earlier step
     <root>/latest -> checkpoint-500              for people; never read
+    <root>/.owner                                the attempt that may commit, where one has claimed that
 
 Methods that ask what exists, or that rename or remove, are called on one rank (see coordinator); `write` on all.
 """
@@ -17,7 +18,7 @@ import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
-from dcp_runner.checkpoint.errors import IntegrityError
+from dcp_runner.checkpoint.errors import IntegrityError, SupersededError
 
 MANIFEST = "checkpoint_manifest.json"
 IGNORED = (".nfs",)
@@ -28,6 +29,23 @@ class Storage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._claimed: str | None = None
+
+    def claim(self, attempt: str) -> None:
+        """From now on an earlier claimant commits nothing, as one that goes on beyond a network that was cut."""
+        beside = self.root / f".owner-{attempt}"
+        beside.write_text(attempt, encoding="utf-8")
+        os.replace(beside, self.root / ".owner")
+        self._claimed = attempt
+
+    def _check_claim(self) -> None:
+        """Raises SupersededError where somebody else has claimed the folder since."""
+        if self._claimed is not None:
+            owner = (self.root / ".owner").read_text(encoding="utf-8")
+            if owner != self._claimed:
+                raise SupersededError(
+                    f"attempt {owner} has taken {self.root} over from attempt {self._claimed}, which saves nothing more"
+                )
 
     def path(self, step: int) -> Path:
         return self.root / f"checkpoint-{step}"
@@ -60,7 +78,10 @@ class Storage:
             raise PermissionError(f"{self.root} cannot be written by this rank")
 
     def begin(self, step: int, attempt: str) -> None:
-        """Make the staging folder. Raises FileExistsError where the step is committed already."""
+        """Make the staging folder. Raises FileExistsError where the step is committed already, SupersededError where
+        a later claim stands.
+        """
+        self._check_claim()
         if self.path(step).exists():
             raise FileExistsError(
                 f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
@@ -88,6 +109,7 @@ class Storage:
     def commit(self, step: int, attempt: str) -> Path:
         """Rename the staging folder to its final name. From here on the checkpoint is complete, whatever happens."""
         sync(self.staging(step, attempt))
+        self._check_claim()
         os.rename(self.staging(step, attempt), self.path(step))
         sync(self.root)
         self._point_latest(self.path(step).name)

@@ -163,7 +163,9 @@ def _refuse_bad_input(task: TaskFunction, config_path: str | None, config_name: 
         return
     loader = _loader(task, args.config_path or config_path, args)
     problems, overrides = flag_problems(unknown)
-    found = examine(loader, args.config_name or config_name, [*args.overrides, *overrides], multirun=args.multirun)
+    overrides = [*args.overrides, *overrides]
+    multirun = args.multirun or any(text.startswith("hydra/launcher=dcp_") for text in overrides)
+    found = examine(loader, args.config_name or config_name, overrides, multirun=multirun)
     problems += found.problems
     if not (args.help or args.cfg):
         problems += _launcher_problems(found, args)

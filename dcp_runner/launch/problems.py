@@ -44,7 +44,13 @@ _AT_LEAST = {
     "resources.time_min": 1,
     "resources.requeues": 0,
 }
-_ABOVE_ZERO = ("checkpoint.every_minutes", "checkpoint.timeout_s", "trainer.clip_norm", "resources.mem_gb")
+_ABOVE_ZERO = (
+    "checkpoint.every_minutes",
+    "checkpoint.timeout_s",
+    "parallel.timeout_s",
+    "trainer.clip_norm",
+    "resources.mem_gb",
+)
 
 
 def problems(config: RunConfig, *, exists: Callable[[str], bool] = os.path.exists) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import AbstractContextManager
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -140,7 +141,8 @@ def _open_process_group(config: RunConfig, world: World, meeting: Store) -> None
     if cuda:
         torch.cuda.set_device(world.local_rank)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-    dist.init_process_group(backend, store=meeting, rank=world.rank, world_size=world.size)
+    limit = timedelta(seconds=config.parallel.timeout_s)
+    dist.init_process_group(backend, store=meeting, rank=world.rank, world_size=world.size, timeout=limit)
 
 
 def abandon_process_group() -> None:

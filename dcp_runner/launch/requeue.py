@@ -65,9 +65,11 @@ def ask_again(code: int, limit: int, env: Mapping[str, str]) -> int:
 
 
 def _requeue(job: str) -> None:
-    state = _told("squeue", "--noheader", "--format=%T", f"--jobs={job}").stdout.strip()
-    if state != "RUNNING":
-        log.info("not requeued by us: SLURM has decided about job %s (it is %s)", job, state or "unknown to squeue")
+    answer = _told("squeue", "--noheader", "--format=%T", f"--jobs={job}")
+    if answer.returncode == 0 and answer.stdout.strip() != "RUNNING":
+        log.info(
+            "not requeued by us: SLURM has decided about job %s (%s)", job, answer.stdout.strip() or "it has ended"
+        )
         return
     answer = _told("scontrol", "requeue", job)
     if answer.returncode:

@@ -15,14 +15,14 @@ from dcp_runner.launch.folder import log_file
 from dcp_runner.sweep import follow, record
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.results import result_of
-from dcp_runner.sweep.scheduler import scheduler_of
+from dcp_runner.sweep.scheduler import NoAnswerError, scheduler_of
 from dcp_runner.tables import table
 
-BAD_INPUT = 2
+BAD_INPUT, NO_ANSWER = 2, 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code: 0, 1 where a job has failed, 2 for a mistake."""
+    """Run one command; its exit code: 0, 1 where a job has failed, 2 for a mistake, 3 where the scheduler is silent."""
     given = _parser().parse_args(arguments)
     try:
         sweep = record.read(given.sweep.absolute())
@@ -30,7 +30,11 @@ def main(arguments: Sequence[str]) -> int:
     except (FileNotFoundError, LookupError) as error:
         print(f"dcp-runner {given.command}: {error}", file=sys.stderr)
         return BAD_INPUT
-    return COMMANDS[given.command](sweep, jobs, given)
+    try:
+        return COMMANDS[given.command](sweep, jobs, given)
+    except NoAnswerError as error:
+        print(f"dcp-runner {given.command}: the scheduler does not answer: {error}", file=sys.stderr)
+        return NO_ANSWER
 
 
 def _parser() -> argparse.ArgumentParser:

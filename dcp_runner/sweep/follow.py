@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -16,12 +17,18 @@ from dcp_runner.launch.folder import OUTCOMES, last_attempt
 from dcp_runner.launch.outcomes import Outcome, left_notes, read_all
 from dcp_runner.sweep.judge import judge
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
-from dcp_runner.sweep.scheduler import Scheduler, scheduler_of
+from dcp_runner.sweep.scheduler import NoAnswerError, Scheduler, scheduler_of
 from dcp_runner.tables import table
+
+log = logging.getLogger(__name__)
 
 
 def look(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
-    """Bring the records of all jobs that have not ended up to date, and write them down."""
+    """Bring the records of all jobs that have not ended up to date, and write them down.
+
+    Raises:
+        NoAnswerError: the scheduler does not answer; the records are as they were.
+    """
     scheduler = scheduler or scheduler_of(sweep.scheduler, sweep.path)
     open_jobs = [job for job in sweep.jobs if job.ids and not job.state.ended]
     if not open_jobs:
@@ -67,7 +74,10 @@ def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], told: Callable[[
 
 def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[None]:
     while True:
-        look(sweep)
+        try:
+            look(sweep)
+        except NoAnswerError as error:
+            log.warning("the scheduler does not answer, and is asked again: %s", error)
         yield
         if all(job.state.ended for job in sweep.jobs if job.number in numbers):
             return

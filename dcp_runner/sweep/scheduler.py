@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -15,11 +16,19 @@ RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_
 _ANSWER_S = 60
 
 
+class NoAnswerError(RuntimeError):
+    """The scheduler cannot be asked now; that says nothing about the jobs."""
+
+
 class Scheduler(Protocol):
     """Where the jobs of a sweep run."""
 
     def words(self, ids: Sequence[str]) -> dict[str, str]:
-        """SLURM's word for the state of each job; one that is not there is not known any more."""
+        """SLURM's word for the state of each job; one that is not there is not known any more.
+
+        Raises:
+            NoAnswerError: the scheduler does not answer.
+        """
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End these jobs."""
@@ -44,13 +53,16 @@ class Slurm:
             return {}
         jobs = ",".join(sorted({id.partition("_")[0] for id in ids}))
         answer = _ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={jobs}")
-        return _pairs(answer)
+        if answer.returncode and "Invalid job id" not in answer.stderr:
+            raise NoAnswerError(answer.stderr.strip() or f"squeue leaves with code {answer.returncode}")
+        return _pairs(answer.stdout)
 
     def _accounted(self, ids: Sequence[str]) -> dict[str, str]:
-        if not ids:
+        """Nothing where there is no accounting."""
+        if not ids or shutil.which("sacct") is None:
             return {}
         answer = _ask("sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(ids)}")
-        return _pairs(answer)
+        return _pairs(answer.stdout)
 
 
 class Local:
@@ -74,7 +86,7 @@ class Local:
 
     def _processes(self) -> list[tuple[str, str]]:
         """Id and parent's id of all processes of this sweep."""
-        listed = _ask("ps", "-ww", "-A", "-o", "pid=,ppid=,args=")
+        listed = _ask("ps", "-ww", "-A", "-o", "pid=,ppid=,args=").stdout
         rows = (line.split(maxsplit=2) for line in listed.splitlines())
         return [(row[0], row[1]) for row in rows if len(row) == 3 and self._folder in row[2]]
 
@@ -84,11 +96,11 @@ def scheduler_of(kind: str, folder: Path) -> Scheduler:
     return Slurm() if kind == "slurm" else Local(folder)
 
 
-def _ask(*command: str) -> str:
-    """What a command answers; nothing where it fails: it does not know the job any more, or there is no accounting."""
-    with suppress(FileNotFoundError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False).stdout
-    return ""
+def _ask(*command: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise NoAnswerError(str(error)) from error
 
 
 def _pairs(answer: str) -> dict[str, str]:

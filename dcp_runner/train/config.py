@@ -74,6 +74,8 @@ class ParallelConfig:
     """Pipeline stages."""
     tp: int = 1
     """Tensor-parallel ranks."""
+    timeout_s: float = 1800.0
+    """A rank that keeps the others waiting for longer inside the training fails the run."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the strategy, checked against its signature."""
     plan: PlanConfig = field(default_factory=PlanConfig)

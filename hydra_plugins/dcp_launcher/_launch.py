@@ -25,6 +25,7 @@ from dcp_runner.sweep import record
 from dcp_runner.sweep.code import copy_code, note_code
 from dcp_runner.sweep.follow import first_words, look, summary, wait
 from dcp_runner.sweep.record import JobState, Sweep
+from dcp_runner.sweep.scheduler import NoAnswerError
 from hydra_plugins.dcp_launcher._job import RETURNED
 from hydra_plugins.dcp_launcher._shape import Planned, plan
 from hydra_plugins.dcp_launcher._submit import batch_scripts, job_of, submit_here, submit_to_slurm
@@ -119,7 +120,10 @@ def _opened(folder: Path, scheduler: str, jobs: Sequence[Planned]) -> tuple[Swee
         fresh = [job.record for job in jobs]
         return Sweep(path=folder, scheduler=scheduler, command=sys.argv[1:], code=code, jobs=fresh), list(jobs)
     sweep = record.read(folder)
-    look(sweep)
+    try:
+        look(sweep)
+    except NoAnswerError as error:
+        _refuse([f"the scheduler does not answer, so nobody knows which jobs are left: {error}"])
     left: list[Planned] = []
     problems: list[str] = []
     for job in jobs:

@@ -1,4 +1,4 @@
-"""A stop signal sets a flag; a second one means now."""
+"""A stop signal sets a flag; a second one means now, unless it is a notice."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from dcp_runner.train import signals
-from dcp_runner.train.signals import StopFlag
+from dcp_runner.train.signals import NOTICES, STOP_SIGNALS, StopFlag
 
 
 def test_the_first_signal_only_sets_the_flag() -> None:
@@ -33,6 +33,55 @@ def test_the_second_one_leaves(monkeypatch: pytest.MonkeyPatch, number: int, end
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(end):
             os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("notice", NOTICES)
+def test_a_notice_is_one_request_however_often_it_comes(notice: int) -> None:
+    with StopFlag(own_session=True) as stop:
+        for number in (notice, notice, *NOTICES):
+            os.kill(os.getpid(), number)
+        assert stop.signal == notice
+
+
+@pytest.mark.parametrize("own_session", [True, False])
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def test_what_follows_a_notice_is_the_first_request_to_end(
+    monkeypatch: pytest.MonkeyPatch, number: int, end: type[BaseException], own_session: bool
+) -> None:
+    monkeypatch.setattr(signals, "_SAME_REQUEST_S", 0.0)
+    with StopFlag(own_session=own_session) as stop:
+        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), number)
+        assert stop.signal == signal.SIGUSR2
+        with pytest.raises(end) as left:
+            os.kill(os.getpid(), number)
+        assert not isinstance(left.value, SystemExit) or left.value.code == 128 + signal.SIGTERM
+
+
+def test_a_notice_after_a_request_to_end_changes_nothing() -> None:
+    with StopFlag(own_session=True) as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.signal == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_flag_inside_another_one_knows_what_that_was_told(number: int) -> None:
+    with StopFlag() as outer:
+        os.kill(os.getpid(), number)
+        with StopFlag() as inner:
+            assert inner.signal == outer.signal == number
+        assert signal.getsignal(number) == outer._handle
+
+
+def test_a_request_to_an_outer_flag_counts_inside() -> None:
+    with StopFlag(), StopFlag(own_session=True) as untold:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert untold.signal == signal.SIGTERM
+    with StopFlag():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with StopFlag(own_session=True), pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_installing_twice_is_as_good_as_once() -> None:

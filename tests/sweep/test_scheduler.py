@@ -1,0 +1,213 @@
+"""What a scheduler says of jobs: of SLURM's programs that stand in for the real ones, and of real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dcp_runner.sweep.scheduler import Local, NoAnswerError, Slurm, scheduler_of
+
+
+@dataclass
+class Cluster:
+    """SLURM's programs. Each notes its arguments, and does then what it is told to do."""
+
+    folder: Path
+
+    def program(self, name: str, script: str) -> None:
+        path = self.folder / name
+        path.write_text(f'#!/bin/sh\necho "$*" >>{self.folder}/{name}.calls\n{script}\n')
+        path.chmod(0o755)
+
+    def answers(self, name: str, *lines: str) -> None:
+        self.program(name, "\n".join(f"echo '{line}'" for line in lines))
+
+    def calls(self, name: str) -> list[str]:
+        noted = self.folder / f"{name}.calls"
+        return noted.read_text().splitlines() if noted.exists() else []
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """One that knows no job and has no accounting."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = Cluster(tmp_path)
+    made.answers("squeue")
+    return made
+
+
+def test_the_controller_knows_better_than_accounting(cluster: Cluster) -> None:
+    cluster.answers("squeue", "12|RUNNING", "13|PENDING")
+    cluster.answers("sacct", "14|COMPLETED")
+    assert Slurm().words(["12", "13", "14"]) == {"12": "RUNNING", "13": "PENDING", "14": "COMPLETED"}
+    assert [call.split()[-1] for call in cluster.calls("squeue")] == ["--jobs=12,13,14"]
+    assert [call.split()[-1] for call in cluster.calls("sacct")] == ["--jobs=14"], "only what squeue does not know"
+
+
+@pytest.mark.xfail(strict=True, reason="what accounting says replaces what the controller says")
+def test_what_accounting_says_unasked_does_not_count(cluster: Cluster) -> None:
+    cluster.answers("squeue", "12_3|RUNNING")
+    cluster.answers("sacct", "12_0|COMPLETED", "12_3|NODE_FAIL")
+    assert Slurm().words(["12_0", "12_3"]) == {"12_0": "COMPLETED", "12_3": "RUNNING"}
+
+
+def test_accounting_is_not_asked_without_need(cluster: Cluster) -> None:
+    cluster.answers("squeue", "12|COMPLETED")
+    cluster.answers("sacct", "12|FAILED")
+    assert Slurm().words(["12"]) == {"12": "COMPLETED"}
+    assert cluster.calls("sacct") == []
+
+
+def test_nothing_is_asked_about_no_job(cluster: Cluster) -> None:
+    assert Slurm().words([]) == {}
+    Slurm().cancel([])
+    assert cluster.calls("squeue") == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"),
+    [
+        ("12|CANCELLED by 0", "CANCELLED"),
+        ("12|OUT_OF_MEMORY", "OUT_OF_MEMORY"),
+        ("12|", None),
+        ("", None),
+        ("13|FAILED", None),
+        ("12|FAILED|1:0", None),
+    ],
+)
+def test_words_of_accounting(cluster: Cluster, answer: str, word: str | None) -> None:
+    cluster.answers("sacct", answer)
+    assert Slurm().words(["12"]).get("12") == word
+
+
+def test_jobs_of_an_array(cluster: Cluster) -> None:
+    cluster.answers("squeue", "12_3|RUNNING", "12_4|PENDING", "12_9|RUNNING", "15|COMPLETING")
+    cluster.answers("sacct", "12_0|COMPLETED")
+    words = Slurm().words(["12_3", "12_4", "12_0", "15"])
+    assert words == {"12_3": "RUNNING", "12_4": "PENDING", "12_0": "COMPLETED", "15": "COMPLETING"}
+    (queued,) = cluster.calls("squeue")
+    assert "--array" in queued.split() and queued.endswith("--jobs=12,15")
+    assert cluster.calls("sacct")[0].endswith("--jobs=12_0")
+
+
+def test_without_accounting_a_job_that_squeue_has_forgotten_is_unknown(cluster: Cluster) -> None:
+    cluster.answers("squeue", "13|RUNNING")
+    assert Slurm().words(["12", "13"]) == {"13": "RUNNING"}
+    cluster.program("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert Slurm().words(["12", "13"]) == {"13": "RUNNING"}
+
+
+def test_squeue_does_not_know_a_single_job(cluster: Cluster) -> None:
+    cluster.program("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    assert Slurm().words(["12"]) == {}
+    cluster.answers("sacct", "12|TIMEOUT")
+    assert Slurm().words(["12"]) == {"12": "TIMEOUT"}
+
+
+@pytest.mark.parametrize("accounting", [True, False])
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [("echo 'Unable to contact slurm controller' >&2; exit 1", "Unable to contact"), ("exit 3", "code 3")],
+)
+def test_a_controller_that_does_not_answer_says_nothing_about_jobs(
+    cluster: Cluster, script: str, said: str, accounting: bool
+) -> None:
+    cluster.program("squeue", script)
+    if accounting:
+        cluster.answers("sacct", "12|NODE_FAIL")
+    with pytest.raises(NoAnswerError, match=said):
+        Slurm().words(["12"])
+
+
+def test_slurm_is_not_there(cluster: Cluster) -> None:
+    (cluster.folder / "squeue").unlink()
+    with pytest.raises(NoAnswerError, match="squeue"):
+        Slurm().words(["12"])
+
+
+def test_scancel_gets_all_jobs_at_once(cluster: Cluster) -> None:
+    cluster.answers("scancel")
+    Slurm().cancel(["12_3", "15"])
+    assert cluster.calls("scancel") == ["12_3 15"]
+
+
+@contextmanager
+def process(script: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
+    """A shell that runs this, with paths in its command line; it has begun when it has written a line."""
+    command = ["sh", "-c", script, "sh", *map(str, arguments)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout
+        running.stdout.readline()
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+WAITS = "echo begun; read line"
+
+
+def test_a_local_job_is_a_process_that_knows_the_folder(tmp_path: Path) -> None:
+    with process(WAITS, tmp_path / ".submitit/%j") as ours, process(WAITS, tmp_path.parent) as other:
+        ids = [str(ours.pid), str(other.pid)]
+        assert Local(tmp_path).words(ids) == {ids[0]: "RUNNING"}
+        assert Local(tmp_path).words([]) == {}
+        ours.terminate()
+        ours.wait()
+        assert Local(tmp_path).words(ids) == {}
+
+
+def test_one_that_has_ended_is_unknown_though_nobody_has_asked_for_its_code(tmp_path: Path) -> None:
+    with process("exec >&-; read line", tmp_path) as ours:
+        assert ours.stdin
+        ours.stdin.close()
+        os.waitid(os.P_PID, ours.pid, os.WEXITED | os.WNOWAIT)
+        assert Local(tmp_path).words([str(ours.pid)]) == {}
+
+
+def test_a_narrow_terminal_does_not_hide_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    with process(WAITS, tmp_path) as ours:
+        assert Local(tmp_path).words([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
+
+
+@pytest.mark.xfail(strict=True, reason="it is looked for by the text of the path")
+def test_another_name_of_the_folder_finds_it_too(tmp_path: Path) -> None:
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "link").symlink_to("sweep")
+    with process(WAITS, tmp_path / "sweep/.submitit/%j") as ours:
+        assert Local(tmp_path / "link").words([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
+
+
+def test_cancel_ends_ours_only(tmp_path: Path) -> None:
+    with process(WAITS, tmp_path) as ours, process(WAITS, tmp_path.parent) as other:
+        Local(tmp_path).cancel([str(ours.pid), str(other.pid)])
+        assert ours.wait(10) == -signal.SIGTERM
+        assert other.poll() is None
+
+
+def test_cancel_reaches_the_controller_below_its_shell(tmp_path: Path) -> None:
+    """Submitit starts a controller with a setup as `sh -c 'setup && python ...'`. It tells its tasks, and ends then."""
+    controller = "trap 'echo told; exit 3' TERM; echo begun; read line"
+    with process(f'true && sh -c "{controller}" sh $1; echo left with $?; exit 4', tmp_path) as shell:
+        Local(tmp_path).cancel([str(shell.pid)])
+        assert shell.wait(10) == 4
+        assert shell.stdout and shell.stdout.read().split("\n") == ["told", "left with 3", ""]
+
+
+def test_cancelling_what_has_ended_does_nothing(tmp_path: Path) -> None:
+    with process("echo begun", tmp_path) as ours:
+        ours.wait(10)
+    Local(tmp_path).cancel([str(ours.pid)])
+
+
+def test_schedulers_have_names(tmp_path: Path) -> None:
+    assert isinstance(scheduler_of("slurm", tmp_path), Slurm)
+    assert isinstance(scheduler_of("local", tmp_path), Local)
