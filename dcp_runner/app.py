@@ -169,11 +169,11 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         code = ended.code
         if ended.outcome:
             print(outcomes.in_short(ended.outcome), file=sys.stderr)
-        elif world.rank == 0:
+        elif world.rank == 0 and not stop.hurried:
             code = ask_again(code, complete(cfg, world).resources.requeues, os.environ)
         if _in_sweep() or not ended.outcome:
             abandon_process_group()
-        meeting.part(together=not ended.outcome)
+        meeting.part(together=not (ended.outcome or stop.hurried))
     else:
         meeting.part()
     return code or 0

@@ -11,14 +11,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum, StrEnum
 from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.checkpoint.config import CheckpointConfig
@@ -146,20 +146,29 @@ def load(cfg: DictConfig) -> RunConfig:
     Raises:
         ConfigError: values that are missing, of a wrong type or cannot be resolved; keys that do not exist.
     """
-    bare = cfg.copy()
-    with read_write(bare), open_dict(bare):
-        bare.pop("hydra", None)
+    names = [str(key) for key in cfg if key != "hydra"]
+    typed = OmegaConf.get_type(cfg) is RunConfig
+    if not typed:
+        known = {group.name for group in fields(RunConfig)}
+        names = [name for name in names if name in known or get_close_matches(name, known, 1, 0.8)]
     try:
-        plain = cast(dict[str, Any], OmegaConf.to_container(bare, resolve=True))
+        plain = {name: _value(cfg, name, OmegaConf.to_container) for name in names}
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
-    missing = [f"{path}: it must be given (found `???`)" for path, value in _leaves(plain) if value == "???"]
-    if missing:
-        raise ConfigError(*missing)
-    if OmegaConf.get_type(cfg) is not RunConfig:
-        known = {group.name for group in fields(RunConfig)}
-        plain = {key: value for key, value in plain.items() if key in known or get_close_matches(key, known, 1, 0.8)}
-    return from_plain(plain)
+    problems = [f"{path}: it must be given (found `???`)" for path, value in _leaves(plain) if value == "???"]
+    problems = problems or list(_unknown_keys(RunConfig(), plain))
+    if problems:
+        raise ConfigError(*problems)
+    return RunConfig(**{name: _value(cfg, name, OmegaConf.to_object) for name in names}) if typed else from_plain(plain)
+
+
+def _value(cfg: DictConfig, name: str, convert: Callable[..., Any]) -> Any:
+    if OmegaConf.is_missing(cfg, name):
+        return "???"
+    value = cfg[name]
+    if not OmegaConf.is_config(value):
+        return value
+    return convert(value, resolve=True) if convert is OmegaConf.to_container else convert(value)
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:

@@ -199,22 +199,23 @@ def _launcher_problems(found: Examined, args: Namespace) -> list[str]:
 
 
 def _checked(cfg: DictConfig, check: Check) -> Sequence[str]:
-    with as_the_program_sees_it(cfg) as bare:
-        return check(bare)
-
-
-@contextmanager
-def as_the_program_sees_it(cfg: DictConfig) -> Iterator[DictConfig]:
-    """A composed configuration without Hydra's own node, which is in place as long as the context is."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().set_config(cfg)
-    try:
+    """`check` as the program will see it: with Hydra's own node in place, and apart from the configuration."""
+    with hydra_is(cfg):
         with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
             cfg.hydra.runtime.output_dir = str(OmegaConf.select(cfg, "hydra.run.dir"))
         bare = cfg.copy()
         with read_write(bare), open_dict(bare):
             del bare["hydra"]
-        yield bare
+        return check(bare)
+
+
+@contextmanager
+def hydra_is(cfg: DictConfig) -> Iterator[None]:
+    """What a composed configuration says of Hydra is what the program is told."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = cast(Any, cfg)
+    try:
+        yield
     finally:
         HydraConfig.instance().cfg = before
 
@@ -231,4 +232,8 @@ def _with_the_recorded(arguments: Sequence[str]) -> list[str]:
         refuse([f"{RESUME}={error}"])
     given["hydra.sweep.dir"] = folder
     old = [text for text in recorded if text.partition("=")[0] not in given and text not in arguments]
-    return [*old, *arguments, f"hydra.sweep.dir={folder}"]
+    return sorted([*old, *arguments, f"hydra.sweep.dir={folder}"], key=_is_override)  # Hydra wants its flags together
+
+
+def _is_override(text: str) -> bool:
+    return text.startswith("~") or ("=" in text and not text.startswith("-"))

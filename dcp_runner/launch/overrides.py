@@ -59,6 +59,8 @@ SPELLINGS = {
     "val_check_interval": "trainer.eval_every",
 }
 """What a key is called elsewhere, and here."""
+MOST = 3
+"""Values of a key that are tried before anything is started."""
 _NOISE = ("full_key:", "object_type=", "reference_type=")
 
 
@@ -108,7 +110,8 @@ def _compose_jobs(
 
 
 def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Jobs of a sweep in which every value occurs, but not every combination of values: there may be thousands.
+    """Jobs of a sweep in which every value occurs, but not every combination of values: there may be thousands. Of a
+    key with many values the first ones and the last.
 
     Sweeps over intervals are left out, because only their sweeper knows the values.
     """
@@ -117,6 +120,7 @@ def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
         for override in OverridesParser.create().parse_overrides(list(overrides))
         if override.is_discrete_sweep() or not override.is_sweep_override()
     ]
+    choices = [[*values[:MOST], *values[MOST:][-1:]] for values in choices]
     first = [values[0] for values in choices]
     yield first
     for place, values in enumerate(choices):

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dcp_runner.launch.folder import OUTCOMES, last_attempt
 from dcp_runner.launch.outcomes import Outcome, left_notes, read_all
-from dcp_runner.sweep.judge import judge
+from dcp_runner.sweep.judge import judge, seen_by_srun
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.scheduler import NoAnswerError, Scheduler, scheduler_of
 from dcp_runner.tables import table
@@ -44,7 +44,10 @@ def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
     mine = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
     left = left_notes(mine[-1]) if mine else {}
     job.attempts = len(starts)
-    job.state, job.told = judge(word, job.nodes * job.tasks_per_node, left, failures(sweep, job))
+    seen = seen_by_srun(
+        "".join(file.read_text(errors="replace") for file in sweep.outputs(job) if file.suffix == ".err")
+    )
+    job.state, job.told = judge(word, job.nodes * job.tasks_per_node, left, failures(sweep, job), seen)
     if job.state is JobState.running and not mine:
         job.state = JobState.waiting
 

@@ -29,7 +29,10 @@ def judge(word: str | None, ranks: int, left: Mapping[int, Left], outcomes: Sequ
         return JobState.done, ""
     failure = first_failure(_exits(ranks, left, outcomes), outcomes)
     told = "" if word in _PLAIN else f"{word}: "
-    if failure is not None and left:
+    own_cause = any(not outcome.is_consequence for outcome in outcomes)
+    if seen is not None and seen[0] not in left and not own_cause:
+        told += seen[1]
+    elif failure is not None and left:
         told += failure.headline
     elif not left:
         told += "no rank left a word"

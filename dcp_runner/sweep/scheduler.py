@@ -40,9 +40,11 @@ class Slurm:
     """
 
     def words(self, ids: Sequence[str]) -> dict[str, str]:
-        found = self._queued(ids)
-        older = [id for id in ids if id not in found]
-        return {id: word for id, word in (found | self._accounted(older)).items() if id in ids}
+        queued = self._queued(ids)
+        whole = {id: queued.get(id) or queued.get(id.partition("_")[0]) for id in ids}  # an array cancelled as a whole
+        found = {id: word for id, word in whole.items() if word}
+        older = self._accounted([id for id in ids if id not in found])
+        return found | {id: word for id, word in older.items() if id in ids}
 
     def cancel(self, ids: Sequence[str]) -> None:
         if ids:

@@ -28,6 +28,8 @@ class StopFlag:
     def __init__(self, *, own_session: bool = False) -> None:
         self.signal: int | None = None
         """Number of the signal that asked to stop; None: go on."""
+        self.hurried = False
+        """Whether this rank was told to leave at once, and so did not stop together with the others."""
         self._patience = 0.0 if own_session else _SAME_REQUEST_S
         self._asked_at: float | None = None
         self._before: dict[int, Any] = {}
@@ -67,4 +69,5 @@ class StopFlag:
         if self._asked_at is None:
             self._asked_at = now
         elif now - self._asked_at >= self._patience:
+            self.hurried = True
             raise SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt

@@ -85,6 +85,9 @@ class _DcpLauncher(Launcher):
         self._setting: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from dcp_runner.launch.quick import quicken
+
+        quicken(hydra_context.config_loader)
         self._setting = (hydra_context, task_function, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import uuid
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -20,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from submitit import JobEnvironment
-from submitit.core.utils import cloudpickle_dump
+from submitit.core.utils import cloudpickle_dump, pickle_load
 
 from dcp_runner.launch import outcomes
 from dcp_runner.launch.entering import Leading, RunFailed, follow_once
@@ -32,19 +33,33 @@ RETURNED = "returned.pkl"
 
 
 @dataclass
-class SweepJob:
-    """Called without arguments in every task of the job. Leaves with a true exit code: 0 only if all went well."""
+class Common:
+    """What all jobs of a submission share, and so travels in a file of its own."""
 
     context: HydraContext
     task: TaskFunction
+    singletons: dict[Any, Any] = field(default_factory=Singleton.get_state)
+
+    def leave(self, folder: Path) -> Path:
+        """Write it into a folder; the file."""
+        file = folder / f"common-{uuid.uuid4().hex}.pkl"
+        cloudpickle_dump(self, file)
+        return file
+
+
+@dataclass
+class SweepJob:
+    """Called without arguments in every task of the job. Leaves with a true exit code: 0 only if all went well."""
+
+    common: Path
     config: DictConfig
-    singletons: dict[Any, Any]
     notes: Path
     """Where its starts leave their notes."""
 
     def __call__(self) -> None:
         setup_globals()
-        Singleton.set_state(self.singletons)
+        common: Common = pickle_load(self.common)
+        Singleton.set_state(common.singletons)
         here = JobEnvironment()
         if here.name() == "local":
             os.environ[RESTARTS] = str(len(list(self.notes.glob(f"{here.job_id}.*"))))
@@ -53,15 +68,15 @@ class SweepJob:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit has made it do nothing
             world = from_env(os.environ)
             if world is not None and world.rank > 0:
-                follow_once(self.task, world)
-            self._lead(here.job_id)
+                follow_once(common.task, world)
+            self._lead(common, here.job_id)
 
-    def _lead(self, id: str) -> None:
+    def _lead(self, common: Common, id: str) -> None:
         with read_write(self.config.hydra.job), open_dict(self.config.hydra.job):
             self.config.hydra.job.id = id
-        with Leading(self.task, from_env(os.environ)) as leading:
+        with Leading(common.task, from_env(os.environ)) as leading:
             returned = run_job(
-                hydra_context=self.context,
+                hydra_context=common.context,
                 task_function=leading.task,
                 config=self.config,
                 job_dir_key="hydra.sweep.dir",

@@ -28,7 +28,7 @@ from dcp_runner.sweep.record import JobState, Sweep
 from dcp_runner.sweep.scheduler import NoAnswerError
 from hydra_plugins.dcp_launcher._job import RETURNED
 from hydra_plugins.dcp_launcher._shape import Planned, plan
-from hydra_plugins.dcp_launcher._submit import batch_scripts, job_of, submit_here, submit_to_slurm
+from hydra_plugins.dcp_launcher._submit import batch_scripts, submit_here, submit_to_slurm, travelling
 
 log = logging.getLogger(__name__)
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
@@ -161,10 +161,10 @@ def _submit(
         except FileNotFoundError as error:
             _refuse([str(error)])
         setup += [f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(f'{place}{os.pathsep}{Path.cwd()}')}"]
-    travelling = [(job, job_of(job, sweep, context, task)) for job in jobs]
+    ready = travelling(jobs, sweep, context, task)
     sweep.write()
     try:
-        return (submit_to_slurm if sweep.scheduler == "slurm" else submit_here)(sweep, travelling, options, setup)
+        return (submit_to_slurm if sweep.scheduler == "slurm" else submit_here)(sweep, ready, options, setup)
     except (FailedJobError, RuntimeError) as error:
         here = [str(job.record.number) for job in jobs if job.record.ids]
         done = f"; submitted are only the jobs {', '.join(here)}" if here else ""

@@ -10,9 +10,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dcp_runner.config import RunConfig, config_hash
+from dcp_runner.config import ConfigError, RunConfig, config_hash
 from dcp_runner.launch.degrees import world_size
-from dcp_runner.launch.entering import as_the_program_sees_it
+from dcp_runner.launch.entering import hydra_is
 from dcp_runner.launch.prepare import complete
 from dcp_runner.launch.problems import problems
 from dcp_runner.sweep.record import JobRecord
@@ -38,16 +38,14 @@ class Planned:
 
 def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, scheduler: str) -> Planned:
     """Read a composed job's configuration: its shape, and what is wrong with it."""
-    from dcp_runner.config import ConfigError
-
     record = JobRecord(number=number, overrides=list(overrides))
     run: RunConfig | None = None
     found: list[str] = []
-    with as_the_program_sees_it(cfg) as bare:
+    with hydra_is(cfg):
         record.folder = os.path.relpath(sweep / str(cfg.hydra.sweep.subdir), sweep)
-        if "parallel" in bare and "resources" in bare:
+        if "parallel" in cfg and "resources" in cfg:
             try:
-                run = complete(bare, None)
+                run = complete(cfg, None)
                 found = problems(run)
             except ConfigError as error:
                 found = list(error.problems)

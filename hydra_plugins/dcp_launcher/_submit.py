@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from hydra.core.singleton import Singleton
 from hydra.types import HydraContext, TaskFunction
 from submitit import Job, LocalExecutor, SlurmExecutor
 from submitit.slurm.slurm import _make_sbatch_string  # what SlurmExecutor writes, also where there is no SLURM
 
-from dcp_runner.sweep.record import SUBMITIT, Sweep
-from hydra_plugins.dcp_launcher._job import SweepJob
+from dcp_runner.sweep.record import JOBS, SUBMITIT, Sweep
+from hydra_plugins.dcp_launcher._job import Common, SweepJob
 from hydra_plugins.dcp_launcher._shape import Planned, sbatch_parameters
 
 _MONTH = 60 * 24 * 30
@@ -25,11 +24,16 @@ _PATIENT_PYTHON = f"""sh -c 'trap "" USR1 USR2; exec "$@"' sh {shlex.quote(sys.e
 """A notice that comes before Python can take it would kill the task."""
 
 
-def job_of(planned: Planned, sweep: Sweep, context: HydraContext, task: TaskFunction) -> SweepJob:
-    """As it travels."""
-    notes = sweep.notes(planned.record)
-    notes.mkdir(parents=True, exist_ok=True)
-    return SweepJob(context, task, planned.cfg, Singleton.get_state(), notes)
+def travelling(
+    jobs: Sequence[Planned], sweep: Sweep, context: HydraContext, task: TaskFunction
+) -> list[tuple[Planned, SweepJob]]:
+    """The jobs as they go to their processes."""
+    for planned in jobs:
+        sweep.notes(planned.record).mkdir(parents=True, exist_ok=True)
+    if not jobs:
+        return []
+    common = Common(context, task).leave(sweep.path / JOBS)
+    return [(planned, SweepJob(common, planned.cfg, sweep.notes(planned.record))) for planned in jobs]
 
 
 def submit_to_slurm(

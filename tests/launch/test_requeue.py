@@ -118,27 +118,27 @@ def test_a_refusal_is_told(cluster: Cluster, told: Callable[[], str], script: st
     assert "NOT REQUEUED: SLURM refuses it for job 7" in told() and reason in told()
 
 
-@pytest.mark.parametrize("missing", ["squeue", "scontrol"])
+@pytest.mark.parametrize(("missing", "asked"), [("squeue", True), ("scontrol", False)])
 @pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="a container may lack SLURM's programs")
 def test_programs_that_are_missing_do_not_change_the_end(
-    cluster: Cluster, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch, missing: str
+    cluster: Cluster, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch, missing: str, asked: bool
 ) -> None:
     monkeypatch.setenv("PATH", str(cluster.folder))
     (cluster.folder / missing).unlink()
     assert ask_again(USR2, 1, SLURM) == USR2
-    assert "NOT REQUEUED" in told()
+    assert len(cluster.calls("scontrol")) == asked
+    assert ("NOT REQUEUED" in told()) != asked
 
 
 def test_the_requeue_does_not_end_the_one_that_asks(cluster: Cluster) -> None:
     """SLURM sends SIGTERM to all of the job: to the rank, and to the program that it has started."""
     cluster.program("scontrol", f"grep SigIgn /proc/self/status >{cluster.folder}/ignored\nkill -TERM $PPID")
-    before = [signal.getsignal(number) for number in STOP_SIGNALS]
     with StopFlag(own_session=True) as stop:
         assert ask_again(TERM, 1, SLURM) == TERM
         assert stop.signal is None
+        assert {signal.getsignal(number) for number in STOP_SIGNALS} == {stop._handle}
     ignored = int((cluster.folder / "ignored").read_text().split()[1], 16)
     assert all(ignored >> number - 1 & 1 for number in STOP_SIGNALS)
-    assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
 @pytest.mark.parametrize(

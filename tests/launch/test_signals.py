@@ -58,6 +58,16 @@ def test_what_follows_a_notice_is_the_first_request_to_end(
         assert not isinstance(left.value, SystemExit) or left.value.code == 128 + signal.SIGTERM
 
 
+def test_only_one_that_leaves_at_once_has_hurried() -> None:
+    with StopFlag(own_session=True) as stop:
+        for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), number)
+        assert not stop.hurried
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.hurried
+
+
 def test_a_notice_after_a_request_to_end_changes_nothing() -> None:
     with StopFlag(own_session=True) as stop:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -140,9 +140,10 @@ def test_a_job_that_runs_is_no_failure(sweep: Path, capsys: pytest.CaptureFixtur
     assert record.read(sweep).jobs[2].told == "no rank left a word"
 
 
-def test_a_job_that_was_cancelled_is_a_failure(sweep: Path) -> None:
-    add(sweep, ids=["1"], state=JobState.cancelled)
+def test_a_job_that_was_cancelled_is_a_failure_and_stays_one(sweep: Path, ended: str) -> None:
+    cancelled = add(sweep, ids=[ended], state=JobState.cancelled, told="as somebody wished")
     assert main(["status", str(sweep), "2"]) == FAILED
+    assert record.read(sweep).jobs[2] == cancelled
 
 
 def test_wait_tells_each_change_beside_the_table(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

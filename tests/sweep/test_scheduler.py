@@ -97,6 +97,12 @@ def test_jobs_of_an_array(cluster: Cluster) -> None:
     assert cluster.calls("sacct")[0].endswith("--jobs=12_0")
 
 
+def test_an_array_of_which_no_job_has_begun_is_cancelled_as_a_whole(cluster: Cluster) -> None:
+    cluster.answers("squeue", "12|CANCELLED", "13_0|RUNNING", "13|CANCELLED")
+    words = Slurm().words(["12_0", "12_1", "13_0", "13_1"])
+    assert words == {"12_0": "CANCELLED", "12_1": "CANCELLED", "13_0": "RUNNING", "13_1": "CANCELLED"}
+
+
 def test_without_accounting_a_job_that_squeue_has_forgotten_is_unknown(cluster: Cluster) -> None:
     cluster.answers("squeue", "13|RUNNING")
     assert Slurm().words(["12", "13"]) == {"13": "RUNNING"}
