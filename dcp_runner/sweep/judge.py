@@ -17,9 +17,24 @@ _PLAIN = {None, "COMPLETED", "FAILED"}
 """Words that tell nothing beyond what the ranks tell."""
 
 
-def judge(word: str | None, ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> tuple[JobState, str]:
+_SRUN = re.compile(r"^srun: error: (\S+): tasks? (\d+)\S*: (?!Exited with exit code)(.+)$", re.MULTILINE)
+
+
+def seen_by_srun(printed: str) -> tuple[int, str] | None:
+    """The first task that srun has seen die by a signal, and how it says that; it kills the others for it."""
+    found = _SRUN.search(printed)
+    return (int(found[2]), f"rank {found[2]} ({found[1]}) died: {found[3]}, says srun") if found else None
+
+
+def judge(
+    word: str | None,
+    ranks: int,
+    left: Mapping[int, Left],
+    outcomes: Sequence[Outcome],
+    seen: tuple[int, str] | None = None,
+) -> tuple[JobState, str]:
     """State and reason of a job. `word` is the scheduler's (None: it does not know the job any more); `left` and
-    `outcomes` are the notes of its last start.
+    `outcomes` are the notes of its last start, `seen` is what srun has seen of a rank that left none.
     """
     if word in PENDING:
         return JobState.waiting, ""
