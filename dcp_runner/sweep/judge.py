@@ -6,6 +6,7 @@ scheduler's COMPLETED alone, not a result of rank 0 alone.
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Mapping, Sequence
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -245,6 +246,13 @@ def test_cancel_ends_what_runs(sweep: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out == "cancelled: nothing\n"
 
 
+def test_what_srun_says_of_a_job_is_told(sweep: Path, ended: str) -> None:
+    add(sweep, ids=[ended], tasks_per_node=2)
+    write(sweep / f".submitit/{ended}/{ended}_0_log.err", "noise\nsrun: error: n2: task 1: Killed\n")
+    assert main(["status", str(sweep), "2"]) == FAILED
+    assert record.read(sweep).jobs[2].told == "rank 1 (n2) died: Killed, says srun"
+
+
 @pytest.mark.xfail(strict=True, raises=IndexError, reason="it has no id")
 def test_a_job_that_was_never_submitted_can_be_cancelled(sweep: Path) -> None:
     add(sweep)
@@ -256,7 +264,7 @@ def test_nobody_waits_for_a_job_that_was_never_submitted(sweep: Path, monkeypatc
     def asleep(seconds: float) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(follow.time, "sleep", asleep)
+    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=asleep))
     add(sweep)
     assert main(["wait", str(sweep)]) == FAILED
 

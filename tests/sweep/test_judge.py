@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from dcp_runner.launch.outcomes import Left, Outcome
-from dcp_runner.sweep.judge import judge
+from dcp_runner.sweep.judge import judge, seen_by_srun
 from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
 
@@ -118,9 +118,61 @@ def test_an_expected_error_speaks_for_itself() -> None:
     assert judge("FAILED", 2, left(1, None), [error]) == (JobState.failed, "parallel.dp: 3 does not divide 8")
 
 
-@pytest.mark.xfail(strict=True, reason="rank 0 is named, which srun has killed")
-def test_a_rank_that_left_by_itself_is_named_if_srun_has_killed_the_others() -> None:
-    assert judge("FAILED", 2, left(None, 7), [])[1] == "rank 1 left with exit code 7"
+KILLED = (1, "rank 1 (n2) died: Killed, says srun")
+
+
+@pytest.mark.parametrize(
+    ("word", "codes", "outcomes", "said"),
+    [
+        ("FAILED", (1, None), [consequence(0, 1.0)], KILLED[1]),
+        ("FAILED", (None, None, None), [], KILLED[1]),
+        ("FAILED", (None, None, 1), [consequence(2, 1.0)], KILLED[1]),
+        ("OUT_OF_MEMORY", (None, None), [], f"OUT_OF_MEMORY: {KILLED[1]}"),
+        ("CANCELLED", (TERM, None), [], f"CANCELLED: {KILLED[1]}"),
+        ("FAILED", (1, None), [note(0, 1.0)], "rank 0 (host) raised ValueError: boom"),
+        ("FAILED", (None, 1), [consequence(1, 1.0)], "rank 0 died without a word"),
+    ],
+)
+def test_srun_has_seen_who_died_first(
+    word: str, codes: tuple[int | None, ...], outcomes: list[Outcome], said: str
+) -> None:
+    """Unless that rank has left by itself, or another one has an error of its own."""
+    told = judge(word, len(codes), left(*codes), outcomes, KILLED)[1]
+    assert told.startswith(said)
+
+
+@pytest.mark.parametrize("word", ["COMPLETED", None])
+def test_what_srun_has_seen_of_an_earlier_start_is_no_failure(word: str | None) -> None:
+    assert judge(word, 2, left(0, 0), [], KILLED) == (JobState.done, "")
+
+
+@pytest.mark.parametrize(
+    ("printed", "expected"),
+    [
+        ("", None),
+        ("rank 0: srun: error: n1: task 1: Killed\n", None),
+        ("srun: error: n1: task 1: Exited with exit code 7\n", None),
+        ("srun: error: n1: tasks 0-3: Exited with exit code 1\n", None),
+        ("srun: Job step aborted: Waiting up to 32 seconds for job step to finish.\n", None),
+        ("srun: error: n2: task 1: Killed\n", KILLED),
+        ("noise\nsrun: error: n2: task 1: Killed\nsrun: error: n1: task 0: Terminated\n", KILLED),
+        ("srun: error: n1: task 0: Exited with exit code 1\nsrun: error: n2: task 1: Killed\n", KILLED),
+        ("srun: error: n2: tasks 4-7: Killed", (4, "rank 4 (n2) died: Killed, says srun")),
+        ("srun: error: n2: tasks 4,6-7: Killed", (4, "rank 4 (n2) died: Killed, says srun")),
+        (
+            "srun: error: n2: task 12: Segmentation fault (core dumped)\n",
+            (12, "rank 12 (n2) died: Segmentation fault (core dumped), says srun"),
+        ),
+    ],
+)
+def test_what_srun_prints(printed: str, expected: tuple[int, str] | None) -> None:
+    assert seen_by_srun(printed) == expected
+
+
+@pytest.mark.xfail(strict=True, reason="rank 0 is named, which srun has ended")
+@pytest.mark.parametrize("seen", [None, (0, "rank 0 (n1) died: Terminated, says srun")])
+def test_a_rank_that_left_by_itself_is_named_if_srun_has_ended_the_others(seen: tuple[int, str] | None) -> None:
+    assert judge("FAILED", 2, left(None, 7), [], seen)[1] == "rank 1 left with exit code 7"
 
 
 @pytest.mark.xfail(strict=True, reason="the text is empty or ends in a colon")
