@@ -47,7 +47,7 @@ def ask_again(code: int, limit: int, env: Mapping[str, str]) -> int:
     """Ask for another start of this job if it was stopped by its scheduler, at most `limit` times: the exit code to
     leave with.
     """
-    executor = "slurm" if "SLURM_JOB_ID" in env and "SLURM_PROCID" in env else env.get("SUBMITIT_EXECUTOR")
+    executor = env.get("SUBMITIT_EXECUTOR") or ("slurm" if "SLURM_JOB_ID" in env and "SLURM_PROCID" in env else None)
     if executor is None or code not in _STOPPED or (executor == "local" and code not in _NOTICED):
         return code
     if restarts(env) >= limit:
@@ -84,7 +84,10 @@ def _requeue(job: str) -> None:
 
 
 def _told(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
 
 
 @contextmanager

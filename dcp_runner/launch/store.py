@@ -13,6 +13,8 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import cache
 from math import inf
+from queue import Empty, Queue
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from dcp_runner.launch.world import World
@@ -70,19 +72,29 @@ def _served(world: World) -> TCPStore:
 
 def _found(world: World) -> TCPStore:
     """Where the token is: another job may have a store at a port that its host has not got."""
-    from torch.distributed import DistError
-
     deadline = time.monotonic() + _CONNECT.total_seconds()
     while time.monotonic() < deadline:
         for port in world.ports:
-            with suppress(OSError):
-                socket.create_connection((world.addr, port), timeout=1).close()
-                with suppress(DistError):
-                    store = _connected(world, port, _GREETING)
-                    if wait(store, [_TOKEN], 1.0) and store.get(_TOKEN).decode() == world.token:
-                        return store
+            answer: Queue[TCPStore | None] = Queue()
+            Thread(target=_look, args=(world, port, answer), daemon=True).start()
+            with suppress(Empty):  # who listens there says nothing, for which a TCPStore waits without a limit
+                store = answer.get(timeout=2 * _GREETING.total_seconds())
+                if store is not None:
+                    return store
         time.sleep(_GLANCE_S)
     raise OSError(f"rendezvous: rank 0 did not serve the store of {world} within {_CONNECT}")
+
+
+def _look(world: World, port: int, answer: Queue[TCPStore | None]) -> None:
+    """Whether the store of this world is at that port."""
+    from torch.distributed import DistError
+
+    with suppress(OSError, DistError):
+        socket.create_connection((world.addr, port), timeout=1).close()
+        store = _connected(world, port, _GREETING)
+        if wait(store, [_TOKEN], 1.0) and store.get(_TOKEN).decode() == world.token:
+            return answer.put(store)
+    answer.put(None)
 
 
 def wait(store: Store, keys: list[str], limit_s: float, stop: StopFlag | None = None) -> bool:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 DIFF, COPY = "code.diff", "code"
+_AS_IT_IS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/")
+"""Whatever the user has set."""
 
 
 def top_of(place: Path) -> Path | None:
     """The root of the git repository around a folder; None: there is none, or no git."""
     told = _git(place, "rev-parse", "--show-toplevel")
-    return Path(told.strip()) if told else None
+    return Path(os.fsdecode(told.removesuffix(b"\n"))) if told else None
 
 
 def note_code(place: Path, sweep: Path) -> dict[str, Any]:
@@ -21,17 +25,17 @@ def note_code(place: Path, sweep: Path) -> dict[str, Any]:
     top = top_of(place)
     if top is None:
         return {}
-    diff = _git(top, "diff", "HEAD", "--binary") or ""
-    new = (_git(top, "ls-files", "--others", "--exclude-standard") or "").splitlines()
+    diff = _git(top, "diff", *_AS_IT_IS, "HEAD") or b""
+    new = _names(_git(top, "ls-files", "-z", "--others", "--exclude-standard"))
     if diff:
-        (sweep / DIFF).write_text(diff, encoding="utf-8")
-    commit = (_git(top, "rev-parse", "--verify", "--quiet", "HEAD") or "").strip()
+        (sweep / DIFF).write_bytes(diff)
+    commit = (_git(top, "rev-parse", "--verify", "--quiet", "HEAD") or b"").decode().strip()
     return {"commit": commit, "changed": bool(diff), "new_files": new}
 
 
 def copy_code(place: Path, sweep: Path) -> Path:
-    """Copy what git knows around `place`, and new files that it does not ignore, into the sweep's folder. Returns the
-    copy of `place`.
+    """Copy what git knows around `place`, and new files that it does not ignore, into a new folder of the sweep's: jobs
+    may still run from an older one. Returns the copy of `place`.
 
     Raises:
         FileNotFoundError: there is no git repository.
@@ -41,22 +45,23 @@ def copy_code(place: Path, sweep: Path) -> Path:
         raise FileNotFoundError(
             f"hydra.launcher.snapshot: nothing says what to copy, as {place} is in no git repository"
         )
-    listed = _git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard") or ""
-    target = sweep / COPY
-    for name in filter(None, listed.split("\0")):
+    listed = _names(_git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard"))
+    target = next(folder for n in count(1) if not (folder := sweep / f"{COPY}-{n}").exists())
+    for name in dict.fromkeys(listed):  # one in conflict is listed several times
         source = top / name
-        if source.is_file() and target not in source.parents:
+        if (source.is_file() or source.is_symlink()) and sweep.resolve() not in source.parents:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name, follow_symlinks=False)
-        elif source.is_symlink():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).symlink_to(source.readlink())
     return target / place.resolve().relative_to(top.resolve())
 
 
-def _git(place: Path, *arguments: str) -> str | None:
+def _git(place: Path, *arguments: str) -> bytes | None:
     try:
-        done = subprocess.run(["git", "-C", str(place), *arguments], capture_output=True, text=True, check=False)
+        done = subprocess.run(["git", "-C", str(place), *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _names(listed: bytes | None) -> list[str]:
+    return [os.fsdecode(name) for name in (listed or b"").split(b"\0") if name]

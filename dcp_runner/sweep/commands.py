@@ -79,7 +79,7 @@ def _wait(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int
 def _cancel(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """end jobs that wait or run; those that run are asked to save first"""
     follow.look(sweep)
-    ended = [job for job in jobs if not job.state.ended]
+    ended = [job for job in jobs if job.ids and not job.state.ended]
     scheduler_of(sweep.scheduler, sweep.path).cancel([job.ids[-1] for job in ended])
     told = [job.number for job in ended]
     print(json.dumps({"cancelled": told}) if given.json else f"cancelled: {', '.join(map(str, told)) or 'nothing'}")
@@ -89,8 +89,7 @@ def _cancel(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> i
 def _logs(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """print the log of one rank of each job"""
     for job in jobs:
-        first = follow.failures(sweep, job)
-        rank = given.rank if given.rank is not None else min(first, key=lambda o: o.time).rank if first else 0
+        rank = given.rank if given.rank is not None else follow.first_failed(sweep, job)
         own = log_file(sweep.path / job.folder, rank)
         for file in [own] if own.exists() else sweep.outputs(job):
             print(f"== job {job.number}: {file}")
@@ -131,7 +130,7 @@ def _show(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> Non
         ]  # fmt: skip
         print(json.dumps(shown, indent=1))
     else:
-        Console().print(follow.job_table(sweep))
+        Console().print(follow.job_table(sweep, jobs))
         print(follow.summary(sweep))
 
 

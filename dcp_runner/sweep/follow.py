@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 
 from rich.console import Group
@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dcp_runner.launch.folder import OUTCOMES, last_attempt
 from dcp_runner.launch.outcomes import Outcome, left_notes, read_all
-from dcp_runner.sweep.judge import judge, seen_by_srun
+from dcp_runner.sweep.judge import first, judge, seen_by_srun
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.scheduler import NoAnswerError, Scheduler, scheduler_of
 from dcp_runner.tables import table
@@ -36,7 +36,7 @@ def look(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
     words = scheduler.words([job.ids[-1] for job in open_jobs])
     for job in open_jobs:
         _judge(sweep, job, words.get(job.ids[-1]))
-    sweep.write()
+    sweep.write_states()
 
 
 def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
@@ -55,7 +55,15 @@ def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
 def failures(sweep: Sweep, job: JobRecord) -> list[Outcome]:
     """What the ranks of the last start have written down about their failures."""
     starts, attempt = sweep.starts(job), last_attempt(sweep.path / job.folder)
-    return [*(read_all(starts[-1]) if starts else ()), *(read_all(attempt / OUTCOMES) if attempt else ())]
+    noted = [*(read_all(attempt / OUTCOMES) if attempt else ()), *(read_all(starts[-1]) if starts else ())]
+    return list({outcome.rank: outcome for outcome in noted}.values())  # a rank notes its failure at one place
+
+
+def first_failed(sweep: Sweep, job: JobRecord) -> int:
+    """The rank whose log tells most."""
+    starts = sweep.starts(job)
+    failure = first(job.nodes * job.tasks_per_node, left_notes(starts[-1]) if starts else {}, failures(sweep, job))
+    return failure.rank if failure else 0
 
 
 def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], told: Callable[[str], None]) -> None:
@@ -82,12 +90,12 @@ def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[No
         except NoAnswerError as error:
             log.warning("the scheduler does not answer, and is asked again: %s", error)
         yield
-        if all(job.state.ended for job in sweep.jobs if job.number in numbers):
+        if all(job.state.ended or not job.ids for job in sweep.jobs if job.number in numbers):
             return
         time.sleep(poll_s)
 
 
-def job_table(sweep: Sweep) -> Table:
+def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
     """All jobs, a row each."""
     columns = ("job", "state", "id", "nodes x tasks", "attempts", "overrides", "told")
     rows = [
@@ -100,7 +108,7 @@ def job_table(sweep: Sweep) -> Table:
             " ".join(job.overrides),
             job.told,
         )
-        for job in sweep.jobs
+        for job in (sweep.jobs if jobs is None else jobs)
     ]
     return table(columns, rows, title=str(sweep.path), whole=("job", "state", "id", "nodes x tasks"), right=("job",))
 

@@ -10,12 +10,14 @@ import re
 import signal
 from collections.abc import Mapping, Sequence
 
-from dcp_runner.launch.outcomes import Exit, Left, Outcome, first_failure
+from dcp_runner.launch.outcomes import Exit, Failure, Left, Outcome, first_failure
 from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
+from dcp_runner.train.signals import STOP_SIGNALS
 
 _PLAIN = {None, "COMPLETED", "FAILED"}
 """Words that tell nothing beyond what the ranks tell."""
+_STOPPED = {128 + number for number in STOP_SIGNALS}
 
 
 _SRUN = re.compile(r"^srun: error: (\S+): tasks? (\d+)\S*: (?!Exited with exit code)(.+)$", re.MULTILINE)
@@ -43,23 +45,34 @@ def judge(
         return JobState.running, ""
     if word in (None, "COMPLETED") and len(left) == ranks and all(note.code == 0 for note in left.values()):
         return JobState.done, ""
-    failure = first_failure(_exits(ranks, left, outcomes), outcomes)
-    told = "" if word in _PLAIN else f"{word}: "
-    own_cause = any(not outcome.is_consequence for outcome in outcomes)
-    if seen is not None and seen[0] not in left and not own_cause:
-        told += seen[1]
+    failure = first(ranks, left, outcomes)
+    if seen is not None and seen[0] not in left and not _own_cause(left, outcomes):
+        reason = seen[1]
     elif failure is not None and left:
-        told += failure.headline
-    elif not left:
-        told += "no rank left a word"
+        reason = failure.headline
+    else:
+        reason = "all ranks left well" if left else "no rank left a word"
+    told = reason if word in _PLAIN else f"{word}: {reason}"
     if word == "CANCELLED":
         return JobState.cancelled, told
     return JobState.failed, told
 
 
+def first(ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> Failure | None:
+    """The failure that started it all."""
+    return first_failure(_exits(ranks, left, outcomes), outcomes)
+
+
+def _own_cause(left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> bool:
+    """Whether a rank has failed by itself: its error tells of no peer, or it has left badly without an error."""
+    noted = {outcome.rank for outcome in outcomes}
+    silent = any(note.code and note.code not in _STOPPED and rank not in noted for rank, note in left.items())
+    return silent or any(not outcome.is_consequence for outcome in outcomes)
+
+
 def _exits(ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> list[Exit]:
     """How every rank ended. One without a note was killed: by srun, if another one had a failure of its own."""
-    after = any(not outcome.is_consequence for outcome in outcomes)
+    after = _own_cause(left, outcomes)
     missing = [rank for rank in range(ranks) if rank not in left]
     wordless = [Exit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in missing]
     return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]

@@ -10,6 +10,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -72,9 +75,18 @@ class Sweep:
     def write(self) -> None:
         """In one step."""
         plain = {key: value for key, value in asdict(self).items() if key != "path"}
-        beside = self.path / f"{FILE}.tmp"
+        beside = self.path / f".{FILE}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp"
         beside.write_text(json.dumps(plain, indent=1), encoding="utf-8")
         beside.replace(self.path / FILE)
+
+    def write_states(self) -> None:
+        """What was seen of the jobs, into the record as it is now: somebody may have submitted one again meanwhile."""
+        now = read(self.path)
+        for job in now.jobs:
+            seen = self.job(job.number)
+            if seen is not None and seen.ids == job.ids:
+                job.state, job.attempts, job.told = seen.state, seen.attempts, seen.told
+        now.write()
 
     def job(self, number: int) -> JobRecord | None:
         return next((job for job in self.jobs if job.number == number), None)

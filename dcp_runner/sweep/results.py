@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ def result_of(run_dir: Path) -> dict[str, Any]:
     file = run_dir / "metrics.jsonl"
     found: dict[str, Any] = {}
     for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        entry = json.loads(line)
-        if "event" not in entry:
-            found |= {key: value for key, value in entry.items() if key not in _NOT_METRICS}
+        with suppress(json.JSONDecodeError):  # it was killed while it wrote
+            entry = json.loads(line)
+            if "event" not in entry:
+                found |= {key: value for key, value in entry.items() if key not in _NOT_METRICS}
     return found

@@ -44,7 +44,7 @@ class Slurm:
         whole = {id: queued.get(id) or queued.get(id.partition("_")[0]) for id in ids}  # an array cancelled as a whole
         found = {id: word for id, word in whole.items() if word}
         older = self._accounted([id for id in ids if id not in found])
-        return found | {id: word for id, word in older.items() if id in ids}
+        return {id: word for id, word in older.items() if id in ids} | found
 
     def cancel(self, ids: Sequence[str]) -> None:
         if ids:
@@ -73,7 +73,7 @@ class Local:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = str(folder)
+        self._names = {str(folder), str(folder.resolve())}
 
     def words(self, ids: Sequence[str]) -> dict[str, str]:
         return {pid: "RUNNING" for pid, _ in self._processes() if pid in ids}
@@ -90,7 +90,7 @@ class Local:
         """Id and parent's id of all processes of this sweep."""
         listed = _ask("ps", "-ww", "-A", "-o", "pid=,ppid=,args=").stdout
         rows = (line.split(maxsplit=2) for line in listed.splitlines())
-        return [(row[0], row[1]) for row in rows if len(row) == 3 and self._folder in row[2]]
+        return [(row[0], row[1]) for row in rows if len(row) == 3 and any(name in row[2] for name in self._names)]
 
 
 def scheduler_of(kind: str, folder: Path) -> Scheduler:

@@ -119,7 +119,6 @@ def test_a_refusal_is_told(cluster: Cluster, told: Callable[[], str], script: st
 
 
 @pytest.mark.parametrize(("missing", "asked"), [("squeue", True), ("scontrol", False)])
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="a container may lack SLURM's programs")
 def test_programs_that_are_missing_do_not_change_the_end(
     cluster: Cluster, told: Callable[[], str], monkeypatch: pytest.MonkeyPatch, missing: str, asked: bool
 ) -> None:
@@ -149,12 +148,7 @@ def test_the_requeue_does_not_end_the_one_that_asks(cluster: Cluster) -> None:
         (TERM, {}, TERM),
         (USR2, {RESTARTS: "1"}, RUN_AGAIN),
         (USR2, {RESTARTS: "2"}, USR2),
-        pytest.param(
-            USR2,
-            SLURM,
-            RUN_AGAIN,
-            marks=pytest.mark.xfail(strict=True, reason="SLURM's interactive job is asked for, not submitit's"),
-        ),
+        pytest.param(USR2, SLURM, RUN_AGAIN),
     ],
 )
 def test_a_local_job_tells_its_controller(cluster: Cluster, code: int, env: dict[str, str], expected: int) -> None:

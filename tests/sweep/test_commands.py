@@ -126,7 +126,6 @@ def test_the_code_is_that_of_the_jobs_asked_for(sweep: Path, command: str, numbe
     assert main([command, str(sweep), *numbers]) == code
 
 
-@pytest.mark.xfail(strict=True, reason="the table always has all jobs")
 def test_only_the_jobs_asked_for_are_shown(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["status", str(sweep), "0"])
     assert "optim.lr=0.2" not in capsys.readouterr().out
@@ -154,7 +153,6 @@ def test_wait_tells_each_change_beside_the_table(sweep: Path, capsys: pytest.Cap
     assert [job["state"] for job in json.loads(told.out)] == ["done", "failed"]
 
 
-@pytest.mark.xfail(strict=True, reason="the last attempt may be that of an earlier start")
 def test_what_an_earlier_start_noted_is_not_told_of_the_last(sweep: Path, ended: str) -> None:
     """The last one has failed before it made an attempt."""
     job = add(sweep, ids=["1", ended])
@@ -185,7 +183,6 @@ def test_results_are_the_newest_metrics(sweep: Path, capsys: pytest.CaptureFixtu
     assert ["1", "failed", "", "", "", "optim.lr=0.2"] in shown
 
 
-@pytest.mark.xfail(strict=True, raises=json.JSONDecodeError, reason="every line is taken for a whole one")
 def test_results_of_a_run_that_was_killed_while_it_wrote(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     metrics(sweep / "0", {"step": 1, "loss": 2.0})
     with (sweep / "0/metrics.jsonl").open("a") as file:
@@ -216,7 +213,6 @@ def test_logs_are_of_the_rank_that_failed_first(
     assert [line.split(":")[0] for line in lines if line.startswith("==")] == [f"== job {text[-1]}" for text in shown]
 
 
-@pytest.mark.xfail(strict=True, reason="the earliest note counts, whatever it tells")
 def test_a_consequence_is_not_what_failed_first(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As `status` says: rank 1 of job 1, though rank 0 wrote earlier that its peer was gone."""
     main(["logs", str(sweep), "1"])
@@ -253,13 +249,11 @@ def test_what_srun_says_of_a_job_is_told(sweep: Path, ended: str) -> None:
     assert record.read(sweep).jobs[2].told == "rank 1 (n2) died: Killed, says srun"
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="it has no id")
 def test_a_job_that_was_never_submitted_can_be_cancelled(sweep: Path) -> None:
     add(sweep)
     assert main(["cancel", str(sweep)]) == 0
 
 
-@pytest.mark.xfail(strict=True, raises=TimeoutError, reason="it waits for ever")
 def test_nobody_waits_for_a_job_that_was_never_submitted(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def asleep(seconds: float) -> None:
         raise TimeoutError

@@ -169,13 +169,11 @@ def test_what_srun_prints(printed: str, expected: tuple[int, str] | None) -> Non
     assert seen_by_srun(printed) == expected
 
 
-@pytest.mark.xfail(strict=True, reason="rank 0 is named, which srun has ended")
 @pytest.mark.parametrize("seen", [None, (0, "rank 0 (n1) died: Terminated, says srun")])
 def test_a_rank_that_left_by_itself_is_named_if_srun_has_ended_the_others(seen: tuple[int, str] | None) -> None:
     assert judge("FAILED", 2, left(None, 7), [], seen)[1] == "rank 1 left with exit code 7"
 
 
-@pytest.mark.xfail(strict=True, reason="the text is empty or ends in a colon")
 @pytest.mark.parametrize("word", ["FAILED", "CANCELLED", "TIMEOUT"])
 def test_there_is_always_a_reason(word: str) -> None:
     told = judge(word, 2, left(0, 0), [])[1]

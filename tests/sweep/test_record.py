@@ -56,7 +56,6 @@ def test_a_write_replaces_the_file_in_one_step(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.json"]
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="all writers share one sweep.json.tmp")
 def test_several_may_write_at_the_same_time(tmp_path: Path) -> None:
     """`dcp-runner wait` in one shell and `status` in another."""
     with ThreadPoolExecutor(8) as threads:

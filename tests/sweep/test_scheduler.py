@@ -51,7 +51,6 @@ def test_the_controller_knows_better_than_accounting(cluster: Cluster) -> None:
     assert [call.split()[-1] for call in cluster.calls("sacct")] == ["--jobs=14"], "only what squeue does not know"
 
 
-@pytest.mark.xfail(strict=True, reason="what accounting says replaces what the controller says")
 def test_what_accounting_says_unasked_does_not_count(cluster: Cluster) -> None:
     cluster.answers("squeue", "12_3|RUNNING")
     cluster.answers("sacct", "12_0|COMPLETED", "12_3|NODE_FAIL")
@@ -184,7 +183,6 @@ def test_a_narrow_terminal_does_not_hide_the_folder(tmp_path: Path, monkeypatch:
         assert Local(tmp_path).words([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
 
 
-@pytest.mark.xfail(strict=True, reason="it is looked for by the text of the path")
 def test_another_name_of_the_folder_finds_it_too(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "link").symlink_to("sweep")
