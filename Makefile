@@ -4,7 +4,7 @@ BIN := .venv/bin
 PARALLEL := -n 2 --dist loadfile  # files, because the tests of one share what takes long to make
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test slow lint fmt bench dist clean
+.PHONY: help demo test slow plugins slurm lint fmt bench dist clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -20,9 +20,15 @@ demo: .venv/.ready  ## train a small GPT on the sources of the Python library, w
 test: .venv/.ready  ## the quick tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
-slow: .venv/.ready  ## the slower ones; Hydra's own suites want a process in which nobody has used Hydra before
+slow: .venv/.ready  ## the slower tests
 	$(BIN)/python -m pytest -m slow $(PARALLEL) --no-loadscope-reorder --ignore tests/plugins
+
+plugins: .venv/.ready  ## Hydra's own suites against our local launcher; they want a process for themselves
 	$(BIN)/python -m pytest -m slow tests/plugins
+
+slurm: .venv/.ready  ## the tests on a real SLURM cluster, which they start on this machine (root on a Debian)
+	$(BIN)/python -m pytest -m slurm tests/slurm --ignore tests/slurm/test_slurm_hydra.py
+	$(BIN)/python -m pytest -m slurm tests/slurm/test_slurm_hydra.py
 
 lint: .venv/.ready  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -20,13 +20,13 @@ def test_discovered() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher_name, overrides", [("dcp_local", [])])
+@pytest.mark.parametrize("launcher_name, overrides", [("dcp_local", ["hydra.launcher.poll_s=0.2"])])
 class TestLauncher(LauncherTestSuite):
     pass
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=dcp_local"])])
+@pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=dcp_local", "hydra.launcher.poll_s=0.2"])])
 class TestIntegration(IntegrationTestSuite):
     pass
 

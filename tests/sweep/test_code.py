@@ -148,20 +148,20 @@ def test_a_copy_has_what_git_does_not_ignore(folder: Path, repository: Path) -> 
     (repository / "run").chmod(0o755)
     assert copy_code(repository, folder) == folder / "code-1"
     assert files_in(folder / "code-1") == [".gitignore", "new ü.py", "package/conf/a.yaml", "run", "train.py"]
-    assert (folder / "code/train.py").read_text() == "print(2)\n"
-    assert os.access(folder / "code/run", os.X_OK)
+    assert (folder / "code-1/train.py").read_text() == "print(2)\n"
+    assert os.access(folder / "code-1/run", os.X_OK)
 
 
 @pytest.mark.parametrize("place", [".", "package", "package/conf"])
 def test_the_copy_of_a_place_is_told(folder: Path, repository: Path, place: str) -> None:
     assert copy_code(repository / place, folder) == folder / "code-1" / place
-    assert (folder / "code/train.py").exists()
+    assert (folder / "code-1/train.py").exists()
 
 
 def test_a_place_may_be_reached_by_a_link(folder: Path, repository: Path) -> None:
     link = folder.parent / "link"
     link.symlink_to(repository / "package")
-    assert copy_code(link, folder) == folder / "code/package"
+    assert copy_code(link, folder) == folder / "code-1/package"
 
 
 LINKS = {"conf": "package/conf", "main.py": "train.py", "nowhere": "none"}
