@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from torch import nn
 from torch.optim import Optimizer
@@ -18,7 +20,7 @@ from dcp_runner.checkpoint.component import Described, StateComponent, Stateful
 from dcp_runner.checkpoint.rng import RngState, seed_all
 from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, Traits
 from dcp_runner.checkpoint.topology import AXES, Topology, consecutive
-from dcp_runner.config import RunConfig
+from dcp_runner.config import ConfigError, RunConfig
 from dcp_runner.data.central import CentralFeed
 from dcp_runner.data.evaluation import evaluation_batches
 from dcp_runner.data.feed import Feed, IndependentFeed
@@ -29,6 +31,7 @@ from dcp_runner.train.plan import plan_of
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.schedule import make_scheduler
 from dcp_runner.train.strategy import Loss, Strategy
+from dcp_runner.train.trackers import Tracker, Trackers, begin
 
 make = partial(instantiate, _convert_="all")
 """Make the object of a `_target_` node; its arguments are plain Python."""
@@ -150,3 +153,22 @@ def callbacks_of(config: RunConfig) -> Callbacks:
     """The user's callbacks; one for which a sharing is declared is a component of its own."""
     made = {name: make(node) for name, node in config.callbacks.items()}
     return Callbacks(made, apart=[name for name in made if name in config.sharing])
+
+
+def trackers_of(config: RunConfig, run_dir: Path) -> Trackers:
+    """The user's experiment trackers, started.
+
+    Raises:
+        ConfigError: one does not start.
+    """
+    if not config.logger.trackers:
+        return Trackers()
+    run_id, mark = begin(run_dir)
+    made: list[Tracker] = []
+    for name, node in config.logger.trackers.items():
+        try:
+            made.append(make(node, run_dir, run_id))
+        except InstantiationException as error:
+            why = error.__cause__ or error
+            raise ConfigError(f"logger.trackers.{name}: it does not start: {type(why).__name__}: {why}") from error
+    return Trackers(made, mark)

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum, StrEnum
+from functools import cache
 from typing import Any, cast
 
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -40,6 +40,7 @@ OPEN_NODES = (
     "parallel.options",
     "parallel.plan.first",
     "callbacks",
+    "logger.trackers",
     "sharing",
     "checkpoint.validation_for",
 )
@@ -126,18 +127,16 @@ class RunConfig:
     """Own callbacks by name: `+callbacks.ema={_target_: my.Ema}`."""
 
 
-def register_schemas() -> None:
-    """Put the types of all config groups into Hydra's ConfigStore, as `base_config` and `<group>/base_<group>`."""
-    store = ConfigStore.instance()
+@cache
+def schemas() -> dict[str, DictConfig]:
+    """The types of all config groups as Hydra wants them: `base_config`, and `<group>/base_<group>`."""
     root = OmegaConf.structured(RunConfig)
     for path in OPEN_NODES:
         group, _, name = path.rpartition(".")
         parent = OmegaConf.select(root, group) if group else root
         OmegaConf.set_struct(parent._get_node(name), False)  # data.eval is null, so it cannot be selected
-    store.store(name="base_config", node=root)
-    for group, default in vars(RunConfig()).items():
-        if is_dataclass(default):
-            store.store(group=group, name=f"base_{group}", node=root[group])
+    groups = [group for group, default in vars(RunConfig()).items() if is_dataclass(default)]
+    return {"base_config": root, **{f"{group}/base_{group}": root[group] for group in groups}}
 
 
 def load(cfg: DictConfig) -> RunConfig:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from dcp_runner.assemble import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of
+from dcp_runner.assemble import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of, trackers_of
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.rng import seed_all
@@ -20,7 +20,7 @@ from dcp_runner.tables import as_text, table
 from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
-from dcp_runner.train.loop import Trainer, to_device
+from dcp_runner.train.loop import Trainer, rng_put_back, to_device
 from dcp_runner.train.place import random_stream
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
@@ -112,7 +112,10 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
     if run.rank != 0:
         return Report()
     config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
-    return RunReport(run.run_dir / "metrics.jsonl", run.attempt, config.logger.every_steps, config.logger.progress)
+    with rng_put_back():
+        trackers = trackers_of(config, run.run_dir)
+    logger = config.logger
+    return RunReport(run.run_dir / "metrics.jsonl", run.attempt, logger.every_steps, logger.progress, trackers)
 
 
 def config_file(run_dir: Path, attempt: str) -> Path:

@@ -32,7 +32,9 @@ def verify_resume(config: RunConfig, run_dir: Path, start: Callable[[RunConfig, 
     saving = replace(
         config.checkpoint, every_steps=steps, every_minutes=None, at_end=True, keep=KeepConfig(), root=None
     )
-    config = replace(config, verify_resume=0, resume="never", resume_skip=[], trainer=trainer, checkpoint=saving)
+    logger = replace(config.logger, trackers={})
+    config = replace(config, verify_resume=0, resume="never", resume_skip=[], logger=logger)
+    config = replace(config, trainer=trainer, checkpoint=saving)
     folder = next(folder for n in count(1) if not (folder := run_dir / f"verify_resume-{n}").exists())
     whole, resumed = folder / "whole", folder / "resumed"
     code = start(config, whole)

@@ -179,7 +179,8 @@ def _explain(line: str, key: str, error: HydraException, loader: ConfigLoader, c
 
 
 def _nearest(key: str, loader: ConfigLoader, cfg: DictConfig) -> str:
-    known = [*_keys(cfg), *loader.list_groups("")]
+    of_hydra = key.startswith("hydra.")
+    known = [*_keys(cfg.hydra, "hydra.")] if of_hydra else [*_keys(cfg), *loader.list_groups("")]
     parent, _, last = key.rpartition(".")
     if last in SPELLINGS or key in SPELLINGS:
         return f"; here it is `{SPELLINGS.get(key) or SPELLINGS[last]}`"

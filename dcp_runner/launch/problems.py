@@ -71,6 +71,8 @@ def target_problems(config: RunConfig) -> list[str]:
     found += node_problems("optim", config.optim, given=("params",))
     for name, node in config.callbacks.items():
         found += node_problems(f"callbacks.{name}", node)
+    for name, node in config.logger.trackers.items():
+        found += node_problems(f"logger.trackers.{name}", node, given=("run_dir", "run_id"))
     try:
         strategy = locate(config.parallel.strategy)
     except LookupError as error:

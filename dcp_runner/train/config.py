@@ -164,3 +164,6 @@ class LoggerConfig:
     """Log a line of metrics after every so many steps (metrics.jsonl has every step)."""
     progress: bool = True
     """A progress bar where the console is a terminal; plain lines elsewhere."""
+    trackers: dict[str, Any] = field(default_factory=dict)
+    """Experiment trackers by name: `+logger.trackers.mine={_target_: my.Tracker}`. Each is called as (run_dir, run_id,
+    its other arguments), in rank 0; one run of theirs holds all attempts of a run folder."""

@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcp_runner.checkpoint.reading import parse_manifest, read_manifest
+from dcp_runner.train.trackers import Trackers
 
 log = logging.getLogger("dcp_runner.train")
 
@@ -41,10 +42,11 @@ class Report:
 class RunReport(Report):
     """Rank 0's."""
 
-    def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool) -> None:
+    def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool, trackers: Trackers) -> None:
         self._file = metrics_file.open("a", encoding="utf-8")
         self._attempt = attempt
         self._every = every_steps
+        self._trackers = trackers
         self._bar = _bar() if progress and sys.stdout.isatty() else None
         self._task: Any = None
         self._max_steps = 0
@@ -56,7 +58,7 @@ class RunReport(Report):
             self._task = self._bar.add_task("training", total=max_steps, completed=step, told="")
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        self._write({"step": step, **metrics})
+        self._tell(step, metrics)
         told = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._bar:
             self._bar.update(self._task, completed=step, told=told)
@@ -64,7 +66,7 @@ class RunReport(Report):
             log.info("step %d/%d  %s", step, self._max_steps, told)
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        self._write({"step": step, **metrics})
+        self._tell(step, metrics)
         log.info("step %d/%d  %s", step, self._max_steps, "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
 
     def saved(self, step: int, path: Path, seconds: float) -> None:
@@ -72,6 +74,7 @@ class RunReport(Report):
         rate = size / 1e6 / max(seconds, 1e-9)
         text = f"SAVED step={step} {size / 1e6:.1f} MB in {seconds:.2f} s ({rate:.0f} MB/s) to {path}"
         self.event(step, "saved", text, bytes=size, seconds=round(seconds, 4))
+        self._trackers.log(step, {"checkpoint/seconds": seconds, "checkpoint/bytes": size})
 
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
         self._write({"step": step, "event": event, **more})
@@ -81,6 +84,11 @@ class RunReport(Report):
         if self._bar:
             self._bar.stop()
         self._file.close()
+        self._trackers.close()
+
+    def _tell(self, step: int, metrics: dict[str, float]) -> None:
+        self._write({"step": step, **metrics})  # first, because from here the next attempt knows what was told
+        self._trackers.log(step, metrics)
 
     def _write(self, entry: dict[str, Any]) -> None:
         strict = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}

@@ -26,7 +26,9 @@ class TestLauncher(LauncherTestSuite):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=dcp_local", "hydra.launcher.poll_s=0.2"])])
+@pytest.mark.parametrize(
+    "task_launcher_cfg, extra_flags", [({}, ["-m", "hydra/launcher=dcp_local", "hydra.launcher.poll_s=0.2"])]
+)
 class TestIntegration(IntegrationTestSuite):
     pass
 

@@ -1,0 +1,62 @@
+"""The options of the launchers, as Hydra's config group `hydra/launcher` has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class DcpLauncherConfig:
+    """What both launchers know. Nodes, tasks, GPUs and time of a job come from its `parallel` and `resources`."""
+
+    wait: bool = True
+    """Wait for the jobs and fail if one fails; false: return after submitting, `dcp-runner status` tells the rest."""
+    poll_s: float = 2.0
+    """Seconds between two looks at the jobs."""
+    snapshot: bool = False
+    """Run a copy of the source (what git knows, and new files) as it is now, whatever is edited while jobs wait."""
+    signal_delay_s: int = 120
+    """Seconds before the time limit at which the job is told to save and stop."""
+    setup: list[str] = field(default_factory=list)
+    """Shell commands to run before the job, as `module load cuda`."""
+    mode: str = "MULTIRUN"
+    """For our own primary config: naming this launcher makes a sweep, also without -m."""
+
+
+@dataclass
+class DcpLocalConfig(DcpLauncherConfig):
+    """Jobs as processes of this machine, by submitit."""
+
+    _target_: str = "hydra_plugins.dcp_launcher.DcpLocalLauncher"
+    parallel_jobs: int = 1
+    """Jobs that run at the same time; each starts its own ranks."""
+
+
+@dataclass
+class DcpSlurmConfig(DcpLauncherConfig):
+    """Jobs of SLURM, by submitit. The names are sbatch's; null: the cluster's default."""
+
+    _target_: str = "hydra_plugins.dcp_launcher.DcpSlurmLauncher"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    exclusive: bool | None = None
+    dependency: str | None = None
+    comment: str | None = None
+    mail_type: str | None = None
+    mail_user: str | None = None
+    mem_per_cpu: str | None = None
+    array_parallelism: int = 256
+    """Jobs of one array that run at the same time."""
+    srun_args: list[str] = field(default_factory=list)
+    """More arguments of srun."""
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    """More options of sbatch, as {reservation: lab}."""
+
+
+LAUNCHERS = {"hydra/launcher/dcp_local": DcpLocalConfig, "hydra/launcher/dcp_slurm": DcpSlurmConfig}
