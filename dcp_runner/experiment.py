@@ -20,7 +20,7 @@ from dcp_runner.tables import as_text, table
 from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
-from dcp_runner.train.loop import Trainer, rng_put_back, to_device
+from dcp_runner.train.loop import Trainer, to_device
 from dcp_runner.train.place import random_stream
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
@@ -61,13 +61,13 @@ def train(config: RunConfig, run: RunContext) -> None:
     )
     coordinator.check_storage()
     log.info("\n%s", plan_table(coordinator.bound, topology))
+    report = report_of(config, run)  # before the seed, so that no tracker takes random numbers away
     seed_all(config.seed, 0, random_stream(topology, run.rank))
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
     loaded = resume(Wish(config.resume, config.resume_skip, fresh), coordinator)
     for key in config.resume_override:
         name = key.removeprefix("optim.")
         set_option(parts.optimizer, parts.scheduler, name, config.optim[name])
-    report = report_of(config, run)
     tell_start(report, run, coordinator, loaded, config.resume_override)
     own = loaded is not None and loaded.path.parent == coordinator.storage.root
     trainer = Trainer(
@@ -112,9 +112,7 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
     if run.rank != 0:
         return Report()
     config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
-    with rng_put_back():
-        trackers = trackers_of(config, run.run_dir)
-    logger = config.logger
+    logger, trackers = config.logger, trackers_of(config, run.run_dir)
     return RunReport(run.run_dir / "metrics.jsonl", run.attempt, logger.every_steps, logger.progress, trackers)
 
 

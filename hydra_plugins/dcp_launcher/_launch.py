@@ -160,7 +160,8 @@ def _submit(
             place = copy_code(Path.cwd(), sweep.path)
         except FileNotFoundError as error:
             _refuse([str(error)])
-        setup += [f"export PYTHONSAFEPATH=1 PYTHONPATH={shlex.quote(f'{place}{os.pathsep}{Path.cwd()}')}"]
+        first = shlex.quote(f"{place}{os.pathsep}{Path.cwd()}")
+        setup += [f"export PYTHONSAFEPATH=1 PYTHONPATH={first}${{PYTHONPATH:+:$PYTHONPATH}}"]
     ready = travelling(jobs, sweep, context, task)
     sweep.write()
     try:

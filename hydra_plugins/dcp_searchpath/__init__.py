@@ -66,6 +66,8 @@ def _typed(path: str) -> DictConfig | None:
 
     if path in LAUNCHERS:
         node: DictConfig = OmegaConf.structured(LAUNCHERS[path])
+        if "additional_parameters" in node:
+            OmegaConf.set_struct(node.additional_parameters, False)
         return node
     schema = schemas().get(path)
     return None if schema is None else schema.copy()

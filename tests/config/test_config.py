@@ -47,13 +47,21 @@ def test_values_are_typed() -> None:
 
 
 def test_open_nodes_take_new_keys_with_and_without_a_plus() -> None:
-    nodes = ("optim", "model", "loss", "data.train", "data.eval", "parallel.options", "callbacks")
+    nodes = ("optim", "model", "loss", "data.train", "data.eval", "parallel.options", "callbacks", "logger.trackers")
     typed = ("sharing.ema=per_rank", "+sharing.mine=global", "checkpoint.validation_for.model=quick")
     made = composed(*(f"{node}.new=1" for node in nodes), *(f"+{node}.newer=1" for node in nodes), *typed)
     assert made.data.eval.new == made.optim.newer == 1
     assert composed("parallel.plan.first.wte=pass").parallel.plan.first == {"wte": "pass"}
     with pytest.raises(ConfigCompositionException):
         composed("checkpoint.validation_for.model=quickly")
+
+
+def test_several_trackers_at_once() -> None:
+    made = config(
+        "logger=tensorboard", "logger.trackers.wandb={_target_: dcp_runner.train.trackers.Wandb, mode: offline}"
+    )
+    assert list(made.logger.trackers) == ["tensorboard", "wandb"] and config().logger.trackers == {}
+    assert target_problems(made) == []
 
 
 @pytest.mark.parametrize("override", ["x=1", "checkpoint.keep.x=1"])

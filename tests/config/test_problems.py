@@ -87,6 +87,12 @@ TARGETS: list[tuple[str, Any, str]] = [
     ("loss._target_", "torch.nn.CrossEntropyLoss", "a class; a function of (outputs, targets) is needed"),
     ("loss._target_", "no_such_module.f", "loss._target_=no_such_module.f"),
     ("callbacks.a", {"_target_": "no_such_module.X"}, "callbacks.a._target_=no_such_module.X"),
+    ("logger.trackers.a", {"_target_": "dcp_runner.train.trackers.Wandbb"}, "`dcp_runner.train.trackers.Wandb`?"),
+    (
+        "logger.trackers.a",
+        {"_target_": "dcp_runner.train.trackers.TensorBoard", "foldr": "x"},
+        "TensorBoard takes no 'foldr'; did you mean `logger.trackers.a.folder`?",
+    ),
     ("parallel.strategy", "dcp_runner.train.single.Singel", "did you mean `dcp_runner.train.single.Single`?"),
     ("parallel.options.bucket", 1, "parallel.options.bucket: Single takes no 'bucket'"),
 ]

@@ -140,3 +140,36 @@ def test_a_dry_run_shows_scripts_and_plans(cluster: Cluster, tmp_path: Path) -> 
     for text in ("--ntasks-per-node=1", "--ntasks-per-node=2", "--time=7", "--kill-on-bad-exit=1", "per_group:dp"):
         assert text in done.stdout
     assert list(tmp_path.iterdir()) == []
+
+
+MINE = """
+from pathlib import Path
+from dcp_runner.train.callbacks import Callback
+
+class Say(Callback):
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+
+    def on_start(self, trainer) -> None:
+        self.file.write_text("as submitted")
+"""
+
+
+def test_the_code_that_runs_is_the_code_that_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
+    """The job waits while somebody edits the source."""
+    repository, said = tmp_path / "repository", tmp_path / "said"
+    repository.mkdir()
+    (repository / "mine.py").write_text(MINE)
+    cluster.run("git", "init", "-q", cwd=repository)
+    launcher = ["hydra/launcher=dcp_slurm", "hydra.launcher.wait=false", "hydra.launcher.snapshot=true"]
+    hold = ["hydra.launcher.additional_parameters={hold: true}", "hydra.sweep.dir=../sweep"]
+    own = f"+callbacks.say={{_target_: mine.Say, file: {said}}}"
+    done = cluster.run(str(BIN / "dcp-runner"), *launcher, *hold, *BRIEF, own, cwd=repository)
+    assert done.returncode == 0, done.stderr
+    (repository / "mine.py").write_text(MINE.replace("as submitted", "as edited"))
+    sweep = Sweep(cluster, tmp_path / "sweep")
+    assert sweep.jobs[0]["state"] == "waiting"
+    cluster.ask("scontrol", "release", sweep.id())
+    assert [row["state"] for row in sweep.wait()] == ["done"], sweep.output()
+    assert said.read_text() == "as submitted"
+    assert json.loads((sweep.path / "sweep.json").read_text())["code"]["new_files"] == ["mine.py"]

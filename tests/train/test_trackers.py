@@ -31,6 +31,7 @@ class Recording:
 
     def close(self) -> None:
         self._write(closed=True)
+        self.file.close()
 
     def _write(self, **told: Any) -> None:
         print(json.dumps(told), file=self.file, flush=True)
@@ -91,10 +92,10 @@ def test_the_mark_is_the_highest_step_that_was_told(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 135, "lo']))
     name, mark = begin(tmp_path)
     assert mark == 0 and begin(tmp_path) == (name, 130)
-    tracker = Recording(tmp_path, name)
-    trackers = Trackers([tracker], 130)
+    trackers = Trackers([Recording(tmp_path, name)], 130)
     for step in (101, 130, 131):
         trackers.log(step, {"loss": 1.0})
+    trackers.close()
     assert steps_of(tmp_path / "told.jsonl", "loss") == [131]
 
 
