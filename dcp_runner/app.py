@@ -22,10 +22,12 @@ from omegaconf import DictConfig
 from dcp_runner import console
 from dcp_runner.config import ConfigError, RunConfig, config_hash
 from dcp_runner.launch.degrees import world_size
-from dcp_runner.launch.entering import BAD_INPUT, RunFailed, hydra_main, refuse
+from dcp_runner.launch.entering import hydra_main
 from dcp_runner.launch.folder import OUTCOMES, attempt_dir
 from dcp_runner.launch.job import TRAIN, Job
+from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
+from dcp_runner.launch.refusing import BAD_INPUT, refuse
 from dcp_runner.launch.requeue import ask_again, wish_of_this_start
 from dcp_runner.launch.world import World, from_env
 from dcp_runner.sweep.commands import COMMANDS

@@ -151,6 +151,8 @@ def tell_end(coordinator: CheckpointCoordinator, run: RunContext) -> None:
     """Where the checkpoints are and how to go on."""
     steps = list(coordinator.steps())
     log.info("DONE. Checkpoints of steps %s in %s", steps, coordinator.storage.root)
-    log.info("To go on, give the same command with a larger trainer.max_steps and name=%s", run.config.get("name"))
+    name = str(run.config.get("name"))
+    how = f"name={name}" if run.run_dir.as_posix().endswith(name) else f"resume={run.run_dir}"
+    log.info("To go on, give the same command with a larger trainer.max_steps and %s", how)
     if dist.is_initialized():
         dist.barrier()

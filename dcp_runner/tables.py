@@ -20,12 +20,14 @@ def table(
     whole: Collection[str] = (),
     right: Collection[str] = (),
 ) -> Table:
-    """A table of text; the columns in `whole` are never broken into lines, those in `right` stand right."""
-    made = Table(title=title, title_justify="left")
+    """A table of text; the columns in `whole` are never broken into lines, those in `right` stand right. What stands in
+    brackets is text too, and no markup.
+    """
+    made = Table(title=None if title is None else Text(title), title_justify="left")
     for name in columns:
         made.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
     for row in rows:
-        made.add_row(*map(Text, row))  # not str: what stands in brackets would be taken for markup
+        made.add_row(*map(Text, row))
     return made
 
 

@@ -4,7 +4,10 @@ Read in this order.
 
     world       who started this process, and as which rank
     entering    the door into Hydra, for one rank of many
+    leading     what the ranks that do not enter are handed
+    refusing    a bad command line, before a folder is made
     overrides   what is wrong with a command line
+    quick       composing the jobs of a sweep once
     degrees     how many ranks, and how they are laid out
     targets     what is wrong with a `_target_`
     problems    what is wrong with a configuration
@@ -14,5 +17,6 @@ Read in this order.
     store       how ranks meet
     local       starting ranks on this machine
     rank        inside a rank
+    requeue     going on in a new start of the same job
     outcomes    who failed first
 """

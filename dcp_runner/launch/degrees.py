@@ -47,7 +47,8 @@ def resolve_degrees(
         raise ConfigError(*below)
     given = prod(degree for degree in asked.values() if degree != -1)
     text = " x ".join(f"{axis} {degree}" for axis, degree in asked.items() if degree != 1) or "one rank"
-    total, source = _ranks(resources, started, gpus if left_over else 0)
+    asked_for = resources.nodes * (resources.gpus_per_node or 0)
+    total, source = _ranks(resources, started, *((asked_for, gpus) if left_over else (0, 0)))
     if total is None:
         return _with(parallel, dict.fromkeys(left_over, DEFAULT_DEGREE))
     if left_over and total >= given and total % given == 0:
@@ -62,11 +63,11 @@ def _with(parallel: ParallelConfig, found: dict[str, Any]) -> ParallelConfig:
     return replace(parallel, **found)
 
 
-def _ranks(resources: ResourcesConfig, started: int | None, gpus: int) -> tuple[int | None, str]:
+def _ranks(resources: ResourcesConfig, started: int | None, asked_for: int, gpus: int) -> tuple[int | None, str]:
     if started is not None:
         return started, "those that were started"
     if resources.tasks_per_node is not None:
         return resources.nodes * resources.tasks_per_node, "resources.nodes x resources.tasks_per_node"
-    if resources.gpus_per_node:
-        return resources.nodes * resources.gpus_per_node, "resources.nodes x resources.gpus_per_node"
+    if asked_for:
+        return asked_for, "resources.nodes x resources.gpus_per_node"
     return (gpus, "one for each GPU") if gpus else (None, "")

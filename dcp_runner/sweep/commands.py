@@ -106,7 +106,7 @@ def _results(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> 
         return _code(jobs)
     columns = list(dict.fromkeys(key for row in found for key in row))
     rows = [
-        [*(_text(row.get(column, "")) for column in columns), " ".join(job.overrides)]
+        [*(_text(row.get(column, "")) for column in columns), " ".join(sweep.own_overrides(job))]
         for row, job in zip(found, jobs, strict=True)
     ]
     Console().print(table([*columns, "overrides"], rows, whole=columns, right=columns))

@@ -96,7 +96,7 @@ def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[No
 
 
 def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
-    """All jobs, a row each."""
+    """All jobs (or these), a row each. Overrides that all jobs of the sweep have are in the title."""
     columns = ("job", "state", "id", "nodes x tasks", "attempts", "overrides", "told")
     rows = [
         (
@@ -105,12 +105,13 @@ def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
             job.ids[-1] if job.ids else "",
             f"{job.nodes} x {job.tasks_per_node}",
             str(job.attempts),
-            " ".join(job.overrides),
+            " ".join(sweep.own_overrides(job)),
             job.told,
         )
         for job in (sweep.jobs if jobs is None else jobs)
     ]
-    return table(columns, rows, title=str(sweep.path), whole=("job", "state", "id", "nodes x tasks"), right=("job",))
+    title = f"{sweep.path}\n{' '.join(sweep.common)}".rstrip()
+    return table(columns, rows, title=title, whole=("job", "state", "id", "nodes x tasks"), right=("job",))
 
 
 def summary(sweep: Sweep) -> str:

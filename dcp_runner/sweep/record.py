@@ -91,6 +91,16 @@ class Sweep:
     def job(self, number: int) -> JobRecord | None:
         return next((job for job in self.jobs if job.number == number), None)
 
+    @property
+    def common(self) -> list[str]:
+        """The overrides that all jobs have, where there are several jobs."""
+        first, *others = [job.overrides for job in self.jobs] or [[]]
+        return [text for text in first if others and all(text in overrides for overrides in others)]
+
+    def own_overrides(self, job: JobRecord) -> list[str]:
+        """The overrides of a job that not all jobs have."""
+        return [text for text in job.overrides if text not in self.common]
+
     def notes(self, job: JobRecord) -> Path:
         return self.path / JOBS / str(job.number)
 

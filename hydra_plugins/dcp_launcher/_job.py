@@ -24,7 +24,7 @@ from submitit import JobEnvironment
 from submitit.core.utils import cloudpickle_dump, pickle_load
 
 from dcp_runner.launch import outcomes
-from dcp_runner.launch.entering import Leading, RunFailed, follow_once
+from dcp_runner.launch.leading import Leading, RunFailed, follow_once
 from dcp_runner.launch.requeue import RESTARTS, restarts
 from dcp_runner.launch.world import from_env
 from dcp_runner.train.signals import StopFlag

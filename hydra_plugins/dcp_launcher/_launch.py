@@ -19,7 +19,7 @@ from submitit import Job
 from submitit.core.utils import FailedJobError, pickle_load
 from submitit.local.local import LocalJob
 
-from dcp_runner.launch.entering import RunFailed
+from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import discard_if_empty
 from dcp_runner.sweep import record
 from dcp_runner.sweep.code import copy_code, note_code

@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from dcp_runner.config import ConfigError, RunConfig, config_hash
 from dcp_runner.launch.degrees import world_size
-from dcp_runner.launch.entering import hydra_is
 from dcp_runner.launch.prepare import complete
 from dcp_runner.launch.problems import problems
+from dcp_runner.launch.refusing import hydra_is
 from dcp_runner.sweep.record import JobRecord
 from dcp_runner.train.config import Device
 

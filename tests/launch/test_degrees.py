@@ -34,6 +34,9 @@ TASKS = {"nodes": 2, "tasks_per_node": 4}
         ({"dp": -1}, {}, None, 0, {"dp": 2}),
         ({"dp": -1, "pp": 3}, {}, None, 0, {"dp": 2, "pp": 3}),
         ({"fsdp": -1}, {}, 1, 0, {"fsdp": 1}),
+        ({"dp": -1}, {"nodes": 2, "gpus_per_node": 4}, None, 1, {"dp": 8}),
+        ({"dp": 1, "pp": 2}, {"gpus_per_node": 1}, None, 0, {"pp": 2}),
+        ({"dp": -1}, TASKS | {"gpus_per_node": 2}, None, 0, {"dp": 8}),
     ],
 )
 def test_the_table(

@@ -58,3 +58,24 @@ def test_a_failing_job_fails_the_sweep_and_not_the_others(tmp_path: Path, how: s
     assert done.returncode != 0
     assert "job 0 failed" in done.stdout + done.stderr
     assert "job 1 done" in done.stdout + done.stderr
+
+
+OPTIMISER = """
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+class Optimiser(BasicSweeper):
+    pass
+"""
+
+
+@pytest.mark.slow
+def test_a_sweeper_that_needs_results_must_wait(tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(APP)
+    (tmp_path / "hydra_plugins/optimiser").mkdir(parents=True)
+    (tmp_path / "hydra_plugins/optimiser/__init__.py").write_text(OPTIMISER)
+    sweeper = ["hydra.sweeper._target_=hydra_plugins.optimiser.Optimiser", "hydra.launcher.wait=false"]
+    command = [sys.executable, "app.py", "-m", "hydra/launcher=dcp_local", *sweeper, "+how=fine", "+number=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert done.returncode != 0
+    assert "hydra_plugins.optimiser.Optimiser needs the results; take wait=true" in done.stderr
+    assert not list(tmp_path.glob("multirun/*/*/sweep.json"))

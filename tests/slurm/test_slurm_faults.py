@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from conftest import LIMIT_S, Cluster, Submit, Sweep, contents
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(700)]
 
 STEPS = 200
+LONG = ["parallel=ddp", "parallel.dp=2", "trainer.max_steps=800", "checkpoint.every_steps=null"]
 FAULTS = ["kill-node", "net", "kill-slurmd"]
 
 
@@ -135,8 +136,8 @@ def test_a_job_with_a_short_time_limit_gets_to_its_end(limited: Sweep, jobs: Swe
     (row,) = limited.wait()
     assert row["state"] == "done", limited.output()
     assert row["attempts"] >= 3, "it was started again at least twice"
-    assert limited.made() == list(range(1, 301))
-    whole = submit("parallel=ddp", "parallel.dp=2", "trainer.max_steps=300", "checkpoint.every_steps=null")
+    assert limited.made() == list(range(1, 801))
+    whole = submit(*LONG)
     assert whole.wait()[0]["attempts"] == 1
-    one, other = (contents(sweep.path / "0" / "checkpoints" / "checkpoint-300") for sweep in (whole, limited))
+    one, other = (contents(sweep.path / "0" / "checkpoints" / "checkpoint-800") for sweep in (whole, limited))
     assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []

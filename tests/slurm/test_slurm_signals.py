@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import BIN, Cluster, Submit, Sweep, contents
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 STEPS = 40
 JOB = ["parallel=ddp", "parallel.dp=2", f"trainer.max_steps={STEPS}", "seed=3"]

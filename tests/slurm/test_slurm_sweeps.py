@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import BIN, Cluster, Submit, Sweep, contents
 
-pytestmark = [pytest.mark.slurm, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 SHAPES = ["parallel=ddp,dp_pp", "optim.lr=1e-3,3e-4", "resources.nodes=2", "resources.tasks_per_node=2"]
 BRIEF = ["debug=tiny", "trainer.max_steps=4", "trainer.eval_every=null", "checkpoint.every_steps=null"]
