@@ -5,6 +5,7 @@ only are composed once here, and copied.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Sequence
 from typing import cast
 
@@ -54,6 +55,9 @@ class QuickLoader:
 
 
 def quicken(loader: ConfigLoader) -> None:
-    """Let this loader compose the jobs of a sweep as QuickLoader does."""
+    """Let this loader compose the jobs of a sweep as QuickLoader does, and hold the garbage collector off until
+    `gc.enable()`: it would look through all configurations that are kept, again and again, and find nothing.
+    """
+    gc.disable()
     if isinstance(loader, ConfigLoaderImpl):
         loader.load_sweep_config = cast(ConfigLoaderImpl, QuickLoader(loader)).load_sweep_config  # type: ignore[method-assign]

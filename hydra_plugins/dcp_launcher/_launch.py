@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
@@ -74,6 +75,7 @@ def launch(
         return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
     sweep, left = _opened(folder, scheduler, jobs)
     handles = _submit(sweep, left, context, task, options)
+    gc.enable()
     for job in left:
         shape = f"{job.record.nodes} x {job.record.tasks_per_node} tasks, " if scheduler == "slurm" else ""
         log.info("job %d is %s: %s%s", job.record.number, job.record.ids[-1], shape, " ".join(job.record.overrides))
