@@ -15,7 +15,7 @@ from conftest import LIMIT_S, Cluster, Submit, Sweep, contents
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(700)]
 
 STEPS = 200
-LONG = ["parallel=ddp", "parallel.dp=2", "trainer.max_steps=800", "checkpoint.every_steps=null"]
+LONG = ["parallel=ddp", "parallel.dp=2", "trainer.max_steps=400", "checkpoint.every_steps=null"]
 FAULTS = ["kill-node", "net", "kill-slurmd"]
 
 
@@ -28,10 +28,8 @@ def nodes_of(sweep: Sweep, number: int) -> list[str]:
 def limited(submit: Submit) -> Sweep:
     """A job that needs several times its time limit of a minute; it runs beside the others."""
     slow = "+callbacks.slow={_target_: acts.Slow, seconds: 0.25}"
-    limits = ["resources.time_min=1", "hydra.launcher.signal_delay_s=15", "resources.requeues=9"]
-    return submit(
-        slow, *limits, "parallel=ddp", "parallel.dp=2", "trainer.max_steps=300", "checkpoint.every_steps=null"
-    )
+    limits = ["resources.time_min=1", "hydra.launcher.signal_delay_s=15", "resources.requeues=30"]
+    return submit(slow, *limits, *LONG)
 
 
 @pytest.fixture(scope="module")
@@ -136,8 +134,8 @@ def test_a_job_with_a_short_time_limit_gets_to_its_end(limited: Sweep, jobs: Swe
     (row,) = limited.wait()
     assert row["state"] == "done", limited.output()
     assert row["attempts"] >= 3, "it was started again at least twice"
-    assert limited.made() == list(range(1, 801))
+    assert limited.made() == list(range(1, 401))
     whole = submit(*LONG)
     assert whole.wait()[0]["attempts"] == 1
-    one, other = (contents(sweep.path / "0" / "checkpoints" / "checkpoint-800") for sweep in (whole, limited))
+    one, other = (contents(sweep.path / "0" / "checkpoints" / "checkpoint-400") for sweep in (whole, limited))
     assert one.keys() == other.keys() and [name for name in one if one[name] != other[name]] == []
