@@ -28,7 +28,7 @@ def nodes_of(sweep: Sweep, number: int) -> list[str]:
 def limited(submit: Submit) -> Sweep:
     """A job that needs several times its time limit of a minute; it runs beside the others."""
     slow = "+callbacks.slow={_target_: acts.Slow, seconds: 0.25}"
-    limits = ["resources.time_min=1", "hydra.launcher.signal_delay_s=15", "resources.requeues=30"]
+    limits = ["resources.time_min=1", "hydra.launcher.signal_delay_s=5", "resources.requeues=30"]
     return submit(slow, *limits, *LONG)
 
 
