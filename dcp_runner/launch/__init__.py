@@ -2,6 +2,7 @@
 
 Read in this order.
 
+    task        the first module of a task of a sweep
     world       who started this process, and as which rank
     entering    the door into Hydra, for one rank of many
     leading     what the ranks that do not enter are handed

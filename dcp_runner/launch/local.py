@@ -31,7 +31,7 @@ from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import Ended, Exit, left_notes, note_leaving
 from dcp_runner.launch.rank import entry, run_rank
 from dcp_runner.launch.world import Starter, from_env
-from dcp_runner.train.signals import STOP_SIGNALS, StopFlag
+from dcp_runner.train.signals import STOP_SIGNALS, StopFlag, asked
 
 LOOPBACK = "127.0.0.1"
 LEAVE_S = 30
@@ -72,6 +72,7 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
     stopped_by: int | None = None
     cut_short = False
     others = set(multiprocessing.active_children())
+    early = asked()
 
     def ranks() -> set[BaseProcess]:
         return set(multiprocessing.active_children()) - others
@@ -88,7 +89,7 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
 
     with _quiet(), _handling(stop):
         try:
-            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started)
+            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started, early)
         except ChildFailedError as error:
             failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except SignalException as request:
@@ -114,7 +115,7 @@ def _exits(size: int, failed: dict[int, int], notes: Path, cut_short: bool) -> l
     return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
 
 
-def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier) -> None:
+def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early: int | None) -> None:
     """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, through the launcher.
 
     No rank talks to the store before all have been forked: the store's thread looks up who connects, and a process
@@ -123,6 +124,7 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier) -> Non
     os.setsid()
     _die_with(launcher)
     stop = StopFlag(own_session=True).install()
+    stop.signal = stop.signal or early
     all_started.wait(START_S)
     world = from_env(os.environ)
     assert world is not None  # elastic has set torchrun's variables

@@ -2,8 +2,8 @@
 
 The order: a rank that was killed or crashed (it could not write a note, and no other rank's failure does that to it),
 then the earliest note that is not a mere consequence of another rank's death, then any other end without a note (a
-library that aborts may do so because a peer is gone), then the earliest consequence. A rank that the launcher itself
-ended comes last of all.
+library that aborts may do so because a peer is gone), then the earliest consequence; where that is a wait in vain, the
+ranks that did not wait are to blame. A rank that the launcher itself ended comes last of all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ _CONSEQUENCES = (
     "NCCL communicator was aborted",
 )
 """In the type or the text of an error: it tells of a peer that is gone, not of this rank."""
+_IN_VAIN = ("Timed out waiting", "collective operation timeout")
+"""In the text of gloo's and NCCL's errors: a peer is there, and does not take part."""
+_LINGER_S = 2.0
 _CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
@@ -51,7 +54,11 @@ class Outcome:
 
     @property
     def is_consequence(self) -> bool:
-        return any(mark in self.type or mark in self.message for mark in _CONSEQUENCES)
+        return any(mark in self.type or mark in self.message for mark in _CONSEQUENCES) or self.is_wait_in_vain
+
+    @property
+    def is_wait_in_vain(self) -> bool:
+        return any(mark in self.message for mark in _IN_VAIN)
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,15 @@ def write(folder: Path, outcome: Outcome) -> None:
     _write(folder / f"rank-{outcome.rank:05d}.json", asdict(outcome))
 
 
+def linger(folder: Path, ranks: int) -> None:
+    """After an error that tells of a peer: let the other ranks note theirs before anyone leaves. A launcher answers
+    that with signals, which wake up a rank that was stopped; until then it is the one that has nothing to say.
+    """
+    deadline = time.monotonic() + _LINGER_S
+    while time.monotonic() < deadline and len(list(folder.glob("rank-*.json"))) < ranks:
+        time.sleep(0.05)
+
+
 def _write(path: Path, note: dict[str, Any]) -> None:
     """In one step."""
     beside = path.with_suffix(".tmp")
@@ -167,6 +183,10 @@ def first_failure(exits: Sequence[Exit], outcomes: Sequence[Outcome]) -> Failure
     for exit in unnoted:
         if not exit.by_launcher:
             return _died(exit)
+    for waited in (outcome for outcome in consequences if outcome.is_wait_in_vain):
+        there = {outcome.rank for outcome in consequences if outcome.time < waited.time + _LINGER_S / 2}
+        if absent := sorted({exit.rank for exit in exits} - there):
+            return _absent(absent, waited)
     if consequences:
         return _told(consequences[0])
     return _died(unnoted[0]) if unnoted else None
@@ -197,6 +217,12 @@ def _told(outcome: Outcome) -> Failure:
         return Failure(outcome.rank, outcome.message)
     headline = f"rank {outcome.rank} ({outcome.host}) raised {outcome.type}: {outcome.message}"
     return Failure(outcome.rank, headline, outcome.traceback)
+
+
+def _absent(ranks: Sequence[int], waited: Outcome) -> Failure:
+    names = ", ".join(map(str, ranks))
+    headline = f"rank {names} did not take part, stopped or busy with something else: {_told(waited).headline}"
+    return Failure(ranks[0], headline, waited.traceback)
 
 
 def _died(exit: Exit) -> Failure:

@@ -88,7 +88,10 @@ class Recorded(AbstractContextManager["Recorded"]):
 
         expected = isinstance(error, (CheckpointError, ConfigError))
         outcome = outcomes.outcome_of(error, self._context.rank, expected=expected)
-        outcomes.write(attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES, outcome)
+        notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
+        outcomes.write(notes, outcome)
+        if outcome.is_consequence:
+            outcomes.linger(notes, self._context.world_size)
         log.error("this rank failed", exc_info=error, extra=console.FILE_ONLY)
         return outcome
 

@@ -18,7 +18,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from dcp_runner.launch.world import World
-from dcp_runner.train.signals import StopFlag
+from dcp_runner.train.signals import NOTICES, StopFlag
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store, TCPStore
@@ -102,11 +102,12 @@ def wait(store: Store, keys: list[str], limit_s: float, stop: StopFlag | None = 
     keep Python from running a signal handler.
 
     Raises:
-        SystemExit: `stop` was set meanwhile.
+        SystemExit: `stop` was told meanwhile to end. A notice can wait for the first step: whoever has passed here
+            already would wait in vain for one that leaves.
     """
     deadline = time.monotonic() + limit_s
     while not store.check(keys):
-        if stop is not None and stop.signal is not None:
+        if stop is not None and stop.signal is not None and stop.signal not in NOTICES:
             raise SystemExit(128 + stop.signal)
         if time.monotonic() > deadline:
             return False

@@ -18,11 +18,13 @@ from dcp_runner.sweep.results import result_of
 from dcp_runner.sweep.scheduler import NoAnswerError, scheduler_of
 from dcp_runner.tables import table
 
-BAD_INPUT, NO_ANSWER = 2, 3
+FAILED, BAD_INPUT, NO_ANSWER = 1, 2, 3
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; its exit code: 0, 1 where a job has failed, 2 for a mistake, 3 where the scheduler is silent."""
+    """Run one command; its exit code: 0, 1 where a job has failed or could not be cancelled, 2 for a mistake, 3 where
+    the scheduler is silent.
+    """
     given = _parser().parse_args(arguments)
     try:
         sweep = record.read(given.sweep.absolute())
@@ -80,7 +82,10 @@ def _cancel(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> i
     """end jobs that wait or run; those that run are asked to save first"""
     follow.look(sweep)
     ended = [job for job in jobs if job.ids and not job.state.ended]
-    scheduler_of(sweep.scheduler, sweep.path).cancel([job.ids[-1] for job in ended])
+    refused = scheduler_of(sweep.scheduler, sweep.path).cancel([job.ids[-1] for job in ended])
+    if refused:
+        print(f"dcp-runner cancel: not everything was cancelled: {refused}", file=sys.stderr)
+        return FAILED
     told = [job.number for job in ended]
     print(json.dumps({"cancelled": told}) if given.json else f"cancelled: {', '.join(map(str, told)) or 'nothing'}")
     return 0
@@ -135,7 +140,7 @@ def _show(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> Non
 
 
 def _code(jobs: Sequence[JobRecord]) -> int:
-    return int(any(job.state in (JobState.failed, JobState.cancelled) for job in jobs))
+    return FAILED if any(job.state in (JobState.failed, JobState.cancelled) for job in jobs) else 0
 
 
 def _text(value: Any) -> str:

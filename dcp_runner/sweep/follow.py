@@ -21,6 +21,8 @@ from dcp_runner.sweep.scheduler import NoAnswerError, Scheduler, scheduler_of
 from dcp_runner.tables import table
 
 log = logging.getLogger(__name__)
+NOTES_S = 60.0
+"""So long may a file system hide what another machine has written."""
 
 
 def look(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
@@ -47,7 +49,14 @@ def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
     seen = seen_by_srun(
         "".join(file.read_text(errors="replace") for file in sweep.outputs(job) if file.suffix == ".err")
     )
-    job.state, job.told = judge(word, job.nodes * job.tasks_per_node, left, failures(sweep, job), seen)
+    ranks = job.nodes * job.tasks_per_node
+    if word == "COMPLETED" and len(left) < ranks:
+        job.ended_at = job.ended_at or time.time()
+        if time.time() < job.ended_at + NOTES_S:
+            job.state = JobState.running
+            job.told = f"has ended; the notes of {ranks - len(left)} ranks are not here yet"
+            return
+    job.state, job.told = judge(word, ranks, left, failures(sweep, job), seen)
     if job.state is JobState.running and not mine:
         job.state = JobState.waiting
 

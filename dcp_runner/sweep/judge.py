@@ -64,10 +64,10 @@ def first(ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> 
 
 
 def _own_cause(left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> bool:
-    """Whether a rank has failed by itself: its error tells of no peer, or it has left badly without an error."""
+    """Whether a rank has failed by itself: its error tells of no dead peer, or it has left badly without an error."""
     noted = {outcome.rank for outcome in outcomes}
     silent = any(note.code and note.code not in _STOPPED and rank not in noted for rank, note in left.items())
-    return silent or any(not outcome.is_consequence for outcome in outcomes)
+    return silent or any(not outcome.is_consequence or outcome.is_wait_in_vain for outcome in outcomes)
 
 
 def _exits(ranks: int, left: Mapping[int, Left], outcomes: Sequence[Outcome]) -> list[Exit]:

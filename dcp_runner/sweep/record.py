@@ -55,6 +55,8 @@ class JobRecord:
     state: JobState = JobState.waiting
     attempts: int = 0
     """Starts, those after a requeue included."""
+    ended_at: float = 0.0
+    """When it was first seen to have ended well without the notes of all ranks, seconds since the epoch; 0: never."""
     told: str = ""
     """Why it is in this state, where that needs words."""
 
@@ -86,6 +88,7 @@ class Sweep:
             seen = self.job(job.number)
             if seen is not None and seen.ids == job.ids:
                 job.state, job.attempts, job.told = seen.state, seen.attempts, seen.told
+                job.ended_at = seen.ended_at
         now.write()
 
     def job(self, number: int) -> JobRecord | None:

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from dcp_runner.sweep.record import SUBMITIT
+
 PENDING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _ANSWER_S = 60
@@ -30,8 +32,12 @@ class Scheduler(Protocol):
             NoAnswerError: the scheduler does not answer.
         """
 
-    def cancel(self, ids: Sequence[str]) -> None:
-        """End these jobs."""
+    def cancel(self, ids: Sequence[str]) -> str:
+        """End these jobs: what is refused, in the scheduler's words; empty: nothing.
+
+        Raises:
+            NoAnswerError: the scheduler does not answer.
+        """
 
 
 class Slurm:
@@ -46,9 +52,9 @@ class Slurm:
         older = self._accounted([id for id in ids if id not in found])
         return {id: word for id, word in older.items() if id in ids} | found
 
-    def cancel(self, ids: Sequence[str]) -> None:
-        if ids:
-            _ask("scancel", *ids)
+    def cancel(self, ids: Sequence[str]) -> str:
+        answer = _ask("scancel", *ids) if ids else None
+        return (answer.stderr.strip() or f"exit code {answer.returncode}") if answer and answer.returncode else ""
 
     def _queued(self, ids: Sequence[str]) -> dict[str, str]:
         if not ids:
@@ -69,22 +75,30 @@ class Slurm:
 
 class Local:
     """Jobs are shells that become controllers of submitit in their turn, known by process id; a number that is used
-    again is not one of ours.
+    again is not one of ours. Nobody else remembers which were cancelled, so that is noted in a file.
     """
 
     def __init__(self, folder: Path) -> None:
+        self._notes = folder / SUBMITIT
         self._names = {str(folder), str(folder.resolve())}
 
     def words(self, ids: Sequence[str]) -> dict[str, str]:
-        return {pid: "RUNNING" for pid, _ in self._processes() if pid in ids}
+        cancelled = {id: "CANCELLED" for id in ids if self._note(id).exists()}
+        return cancelled | {pid: "RUNNING" for pid, _ in self._processes() if pid in ids}
 
-    def cancel(self, ids: Sequence[str]) -> None:
+    def cancel(self, ids: Sequence[str]) -> str:
         processes = self._processes()
         controllers = {parent: pid for pid, parent in processes if parent in ids}
         for id in ids:
             if id in dict(processes):
                 with suppress(ProcessLookupError):
                     os.kill(int(controllers.get(id, id)), signal.SIGTERM)
+                    self._notes.mkdir(exist_ok=True)
+                    self._note(id).touch()
+        return ""
+
+    def _note(self, id: str) -> Path:
+        return self._notes / f"{id}.cancelled"
 
     def _processes(self) -> list[tuple[str, str]]:
         """Id and parent's id of all processes of this sweep."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterable
 from types import FrameType
 from typing import Any
 
@@ -25,11 +26,12 @@ class StopFlag:
     second counts as the same request. A rank in a session of its own hears only its launcher and need not wait.
     """
 
-    def __init__(self, *, own_session: bool = False) -> None:
+    def __init__(self, numbers: Iterable[int] = STOP_SIGNALS, *, own_session: bool = False) -> None:
         self.signal: int | None = None
         """Number of the signal that asked to stop; None: go on."""
         self.hurried = False
         """Whether this rank was told to leave at once, and so did not stop together with the others."""
+        self._numbers = tuple(numbers)
         self._patience = 0.0 if own_session else _SAME_REQUEST_S
         self._asked_at: float | None = None
         self._before: dict[int, Any] = {}
@@ -41,17 +43,17 @@ class StopFlag:
         self.uninstall()
 
     def install(self) -> StopFlag:
-        """Take over the stop signals of this process (main thread only), with what an outer flag has been told already.
+        """Take over its signals in this process (main thread only), with what an outer flag has been told already.
         Twice is as good as once.
 
         Raises:
             ValueError: not in the main thread.
         """
-        for number in STOP_SIGNALS:
+        for number in self._numbers:
             if number not in self._before:
-                before = self._before[number] = signal.signal(number, self._handle)
-                outer = getattr(before, "__self__", None)
-                if isinstance(outer, StopFlag):
+                outer = _holder(number)
+                self._before[number] = signal.signal(number, self._handle)
+                if outer is not None and outer.signal is not None:
                     self.signal, self._asked_at = outer.signal, outer._asked_at
         return self
 
@@ -71,3 +73,14 @@ class StopFlag:
         elif now - self._asked_at >= self._patience:
             self.hurried = True
             raise SystemExit(128 + number) if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def asked() -> int | None:
+    """What the flag that this process has was told; None: nothing, or there is no flag."""
+    told = (holder.signal for holder in map(_holder, STOP_SIGNALS) if holder is not None)
+    return next((number for number in told if number is not None), None)
+
+
+def _holder(number: int) -> StopFlag | None:
+    owner = getattr(signal.getsignal(number), "__self__", None)
+    return owner if isinstance(owner, StopFlag) else None

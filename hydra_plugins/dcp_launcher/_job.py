@@ -27,7 +27,7 @@ from dcp_runner.launch import outcomes
 from dcp_runner.launch.leading import Leading, RunFailed, follow_once
 from dcp_runner.launch.requeue import RESTARTS, restarts
 from dcp_runner.launch.world import from_env
-from dcp_runner.train.signals import StopFlag
+from dcp_runner.train.signals import NOTICES, StopFlag
 
 RETURNED = "returned.pkl"
 
@@ -57,6 +57,9 @@ class SweepJob:
     """Where its starts leave their notes."""
 
     def __call__(self) -> None:
+        StopFlag(NOTICES).install()
+        for number in (signal.SIGTERM, signal.SIGCONT):
+            signal.signal(number, signal.SIG_DFL)  # submitit has made them do nothing
         setup_globals()
         common: Common = pickle_load(self.common)
         Singleton.set_state(common.singletons)
@@ -64,8 +67,7 @@ class SweepJob:
         if here.name() == "local":
             os.environ[RESTARTS] = str(len(list(self.notes.glob(f"{here.job_id}.*"))))
         start = self.notes / f"{here.job_id}.{restarts(os.environ)}"
-        with StopFlag(), Noted(start, here.global_rank):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit has made it do nothing
+        with Noted(start, here.global_rank):
             world = from_env(os.environ)
             if world is not None and world.rank > 0:
                 follow_once(common.task, world)

@@ -28,7 +28,7 @@ from dcp_runner.sweep.follow import first_words, look, summary, wait
 from dcp_runner.sweep.record import JobState, Sweep
 from dcp_runner.sweep.scheduler import NoAnswerError
 from hydra_plugins.dcp_launcher._job import RETURNED
-from hydra_plugins.dcp_launcher._shape import Planned, plan
+from hydra_plugins.dcp_launcher._shape import Planned, plan, without_time
 from hydra_plugins.dcp_launcher._submit import batch_scripts, submit_here, submit_to_slurm, travelling
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,8 @@ def launch(
         )
         for number, overrides in enumerate(job_overrides, first)
     ]
-    _refuse([problem for job in jobs for problem in job.problems])
+    notice_s = options["signal_delay_s"]
+    _refuse([problem for job in jobs for problem in (*job.problems, *without_time(job, notice_s))])
     if not options["wait"] and config.hydra.sweeper._target_ != _BASIC:
         _refuse([f"hydra.launcher.wait=false: {config.hydra.sweeper._target_} needs the results; take wait=true"])
     if jobs and all(job.is_dry for job in jobs):

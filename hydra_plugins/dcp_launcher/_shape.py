@@ -57,6 +57,17 @@ def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, sc
     return Planned(record, cfg, run, [f"job {number}: {problem}" for problem in found])
 
 
+def without_time(job: Planned, notice_s: int) -> list[str]:
+    """What is wrong with its time limit: the notice would come before the first step, at every start again."""
+    limit_min = job.run.resources.time_min if job.run else None
+    if limit_min is None or limit_min * 60 > notice_s:
+        return []
+    return [
+        f"job {job.record.number}: resources.time_min={limit_min}: the job is told to stop "
+        f"hydra.launcher.signal_delay_s={notice_s} seconds before its limit, which leaves no time to train"
+    ]
+
+
 def sbatch_parameters(job: Planned, options: Mapping[str, Any], setup: list[str]) -> dict[str, Any]:
     """What submitit is to write into the batch script; None: left out of it."""
     resources = (job.run or RunConfig()).resources

@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from hydra.types import HydraContext, TaskFunction
@@ -22,6 +23,26 @@ _MONTH = 60 * 24 * 30
 _AFTER = "while ps -o stat= -p {} | grep -q '^[^Z]'; do sleep 0.5; done"
 _PATIENT_PYTHON = f"""sh -c 'trap "" USR1 USR2; exec "$@"' sh {shlex.quote(sys.executable)}"""
 """A notice that comes before Python can take it would kill the task."""
+
+
+def _task(folder: Path) -> str:
+    return f"{_PATIENT_PYTHON} -u -m dcp_runner.launch.task {shlex.quote(str(folder))}"
+
+
+class _FromOurTask:
+    folder: Path
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return _task(self.folder)
+
+
+class _Slurm(_FromOurTask, SlurmExecutor):
+    """Tasks begin with our module."""
+
+
+class _Local(_FromOurTask, LocalExecutor):
+    """The same."""
 
 
 def travelling(
@@ -40,7 +61,7 @@ def submit_to_slurm(
     sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
 ) -> list[Job[None]]:
     """Jobs of equal shape become one array; the record knows their ids as soon as they have them."""
-    executor = SlurmExecutor(sweep.path / SUBMITIT / "%j", python=_PATIENT_PYTHON)
+    executor = _Slurm(sweep.path / SUBMITIT / "%j")
     submitted: list[tuple[Planned, Job[None]]] = []
     for parameters, group in _by_shape([planned for planned, _ in jobs], options, setup):
         numbers = {planned.record.number for planned in group}
@@ -58,7 +79,7 @@ def submit_here(
     sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
 ) -> list[Job[None]]:
     """As processes that outlive this one. Each waits for the end of the one that it takes the place of."""
-    executor = LocalExecutor(sweep.path / SUBMITIT / "%j")
+    executor = _Local(sweep.path / SUBMITIT / "%j")
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # submitit hides them all
     shown = "unset CUDA_VISIBLE_DEVICES" if gpus is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(gpus)}"
     printed = shlex.quote(str(sweep.path / SUBMITIT / "local.log"))
@@ -83,11 +104,10 @@ def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, A
     """What `submit_to_slurm` would give to sbatch, with the jobs that each script is for."""
     scripts = []
     folder = sweep.path / SUBMITIT / "%j"
-    command = f"{_PATIENT_PYTHON} -u -m submitit.core._submit {shlex.quote(str(folder))}"
     for parameters, group in _by_shape(jobs, options, setup):
         count = len(group) if len(group) > 1 else None
         numbers = ", ".join(str(planned.record.number) for planned in group)
-        text = _make_sbatch_string(command=command, folder=folder, map_count=count, **parameters)
+        text = _make_sbatch_string(command=_task(folder), folder=folder, map_count=count, **parameters)
         scripts.append(f"== batch script of job {numbers}\n{text}")
     return scripts
 

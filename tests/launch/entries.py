@@ -63,6 +63,14 @@ def killed_while_others_wait(config: RunConfig, run: RunContext) -> None:
     dist.barrier()
 
 
+def stopped_while_others_wait(config: RunConfig, run: RunContext) -> None:
+    """Rank 0 waits for it, and rank 2, from a second later on, for rank 0, as in a pipeline."""
+    if run.rank == 1:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    time.sleep(run.rank / 2)
+    dist.recv(torch.ones(1), src={0: 1, 2: 0}[run.rank])
+
+
 def killed_while_others_work(config: RunConfig, run: RunContext) -> None:
     """The others never talk to anybody again, and answer no signal but the last."""
     if run.rank == 1:

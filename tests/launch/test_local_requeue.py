@@ -1,16 +1,25 @@
-"""A job of this machine that needs more than its time limit saves, is started again, and goes on at the next step."""
+"""A job of this machine that is told to stop saves, is started again, and goes on at the next step."""
 
 from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from dcp_runner.launch.requeue import RUN_AGAIN
+
 ACTS = Path(__file__).parents[1] / "slurm"
+
+
+def made(run: Path) -> list[int]:
+    """Every step that was made, in order."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if "grad_norm" in line]
 
 
 @pytest.mark.slow
@@ -27,5 +36,36 @@ def test_a_local_job_with_a_short_time_limit_gets_to_its_end(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     (record,) = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
     assert record["state"] == "done" and record["attempts"] >= 2
-    lines = [json.loads(line) for line in (tmp_path / "sweep/0/metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if "grad_norm" in line] == list(range(1, 61))
+    assert made(tmp_path / "sweep/0") == list(range(1, 61))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("ranks", "notice"), [(1, signal.SIGUSR1), (2, signal.SIGUSR2)])
+def test_a_notice_that_comes_before_the_job_is_even_read(tmp_path: Path, ranks: int, notice: int) -> None:
+    """It is obeyed at the first step boundary. The job is one whose controller never comes to starting it."""
+    job = ["debug=tiny", "parallel=ddp", f"parallel.dp={ranks}", "trainer.eval_every=null", "trainer.max_steps=3"]
+    launcher = ["hydra/launcher=dcp_local", "hydra.launcher.wait=false", "hydra.launcher.setup=[false]"]
+    command = [sys.executable, "-m", "dcp_runner", "hydra.sweep.dir=sweep", *launcher, *job]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    (record,) = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
+    (id,) = record["ids"]
+    pickle = tmp_path / f"sweep/.submitit/{id}/{id}_submitted.pkl"
+    environment = os.environ | {"SUBMITIT_EXECUTOR": "local", "SUBMITIT_LOCAL_JOB_ID": id}
+    task = [sys.executable, "-u", "-m", "dcp_runner.launch.task", str(tmp_path / "sweep/.submitit/%j")]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(task, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+
+    away = pickle.rename(tmp_path / "away")
+    with start() as first:
+        assert first.stdout is not None
+        assert any("Loading pickle" in line for line in first.stdout)
+        first.send_signal(notice)
+        away.rename(pickle)
+        told = first.communicate(timeout=90)
+    assert first.returncode == RUN_AGAIN, told
+    assert made(tmp_path / "sweep/0") == [1]
+    with start() as second:
+        assert second.wait(90) == 0
+    assert made(tmp_path / "sweep/0") == [1, 2, 3]

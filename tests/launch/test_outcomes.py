@@ -11,6 +11,8 @@ from dcp_runner.launch.outcomes import Ended, Exit, Outcome, first_failure, in_s
 
 KILL, TERM, ABRT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
 GLOO = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer"
+VAIN = "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete"
+ABSENT = "did not take part, stopped or busy with something else: rank 0 (host) raised RuntimeError: [gloo"
 
 
 def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom", expected: bool = False) -> Outcome:
@@ -34,6 +36,12 @@ def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom"
         ([Exit(1, 7), Exit(0, 1)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "left with exit code 7"),
         ([Exit(1, 7), Exit(0, 1)], [note(0, 1.0)], 0, "ValueError"),
         ([Exit(0, 1), Exit(1, 1)], [note(0, 2.0, "RuntimeError", GLOO), note(1, 1.0, "RuntimeError", GLOO)], 1, GLOO),
+        ([Exit(0, 1), Exit(1, KILL, True)], [note(0, 1.0, "RuntimeError", VAIN)], 1, f"rank 1 {ABSENT}"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 3.0, "E", GLOO)], 1, "rank 1 did not take part"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 1.1, "E", GLOO)], 0, "raised E: [gloo"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 9.0)], 1, "raised ValueError"),
+        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 0.9, "E", VAIN)], 1, "raised E: [gloo"),
+        ([Exit(0, 1), *(Exit(r, KILL, True) for r in (3, 1))], [note(0, 1.0, "E", VAIN)], 1, "rank 1, 3 did not"),
         ([Exit(0, KILL, by_launcher=True)], [], 0, "did not end by itself"),
         ([Exit(0, -99)], [], 0, "killed by signal 99"),
     ],

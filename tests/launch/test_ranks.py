@@ -94,6 +94,16 @@ def test_a_rank_is_killed_while_the_others_wait(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # elastic waits 30 s for the others
+def test_a_rank_is_stopped_while_the_others_wait(tmp_path: Path) -> None:
+    made = command(tmp_path, "stopped_while_others_wait", "parallel.timeout_s=2", ranks=3)
+    assert made.wait() == 1
+    last = made.err.splitlines()[-1]
+    assert last.startswith("FAILED: rank 1 did not take part"), made.err
+    assert "Timed out waiting 2000ms" in last
+
+
+@pytest.mark.slow
+@pytest.mark.slow  # elastic waits 30 s for the others
 def test_a_rank_is_killed_while_the_others_work(tmp_path: Path) -> None:
     made = command(tmp_path, "killed_while_others_work", ranks=3)
     assert made.wait() == 1

@@ -119,7 +119,7 @@ class Sweep:
                 continue
             env = dict(line.split(b"=", 1) for line in lines if b"=" in line)
             mine = env.get(b"SLURM_JOB_ID") == raw.encode() and b"SLURM_STEP_ID" in env
-            if mine and b"submitit.core._submit" in command and not command.startswith(b"srun"):
+            if mine and b"dcp_runner.launch.task" in command and not command.startswith(b"srun"):
                 found[int(env[b"SLURM_PROCID"])] = int(folder.name)
         return found
 

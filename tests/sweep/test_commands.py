@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -238,6 +238,9 @@ def test_cancel_ends_what_runs(sweep: Path, capsys: pytest.CaptureFixture[str]) 
         assert main(["cancel", str(sweep), "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == {"cancelled": [2]}
         assert process.wait(10) == -signal.SIGTERM
+    assert main(["status", str(sweep), "2"]) == FAILED
+    assert record.read(sweep).jobs[2].state is JobState.cancelled
+    capsys.readouterr()
     assert main(["cancel", str(sweep)]) == 0
     assert capsys.readouterr().out == "cancelled: nothing\n"
 
@@ -247,6 +250,56 @@ def test_what_srun_says_of_a_job_is_told(sweep: Path, ended: str) -> None:
     write(sweep / f".submitit/{ended}/{ended}_0_log.err", "noise\nsrun: error: n2: task 1: Killed\n")
     assert main(["status", str(sweep), "2"]) == FAILED
     assert record.read(sweep).jobs[2].told == "rank 1 (n2) died: Killed, says srun"
+
+
+def test_who_may_not_cancel_is_told_so(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = record.read(sweep)
+    made.scheduler = "slurm"
+    made.jobs[0].ids = made.jobs[1].ids = ["7"]
+    made.write()
+    monkeypatch.setenv("PATH", str(sweep))
+    for name, script in {"squeue": "echo '7|RUNNING'", "scancel": "echo 'Access denied' >&2; exit 1"}.items():
+        write(sweep / name, f"#!/bin/sh\n{script}\n")
+        (sweep / name).chmod(0o755)
+    assert main(["cancel", str(sweep)]) == FAILED
+    assert "not everything was cancelled: Access denied" in capsys.readouterr().err
+
+
+class Says:
+    """A scheduler that says the same of every job."""
+
+    def __init__(self, word: str) -> None:
+        self.word = word
+
+    def words(self, ids: Sequence[str]) -> dict[str, str]:
+        return dict.fromkeys(ids, self.word)
+
+    def cancel(self, ids: Sequence[str]) -> str:
+        return ""
+
+
+def test_notes_that_a_file_system_shows_later(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that has completed is not told as failed before they had time to come; nor as done without them."""
+    job = add(sweep, ids=["7"], tasks_per_node=2)
+    leave(record.read(sweep), job, {0: 0})
+
+    def state(word: str) -> JobState:
+        follow.look(seen := record.read(sweep), Says(word))
+        return seen.jobs[2].state
+
+    assert state("COMPLETED") is JobState.running
+    assert "the notes of 1 ranks are not here yet" in record.read(sweep).jobs[2].told
+    now = follow.time.time()
+    monkeypatch.setattr(follow, "time", SimpleNamespace(time=lambda: now + follow.NOTES_S / 2))
+    assert state("COMPLETED") is JobState.running
+    monkeypatch.setattr(follow, "time", SimpleNamespace(time=lambda: now + follow.NOTES_S + 1))
+    before = (sweep / record.FILE).read_text()
+    assert state("COMPLETED") is JobState.failed
+    (sweep / record.FILE).write_text(before)
+    outcomes.note_leaving(sweep / ".jobs/2/7.0", 1, 0)
+    assert state("COMPLETED") is JobState.done
 
 
 def test_a_job_that_was_never_submitted_can_be_cancelled(sweep: Path) -> None:

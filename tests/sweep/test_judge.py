@@ -30,6 +30,10 @@ def consequence(rank: int, time: float) -> Outcome:
     return note(rank, time, "RuntimeError", GLOO)
 
 
+def in_vain(rank: int, time: float) -> Outcome:
+    return note(rank, time, "RuntimeError", "[gloo/x.cc:81] Timed out waiting 5000ms for recv operation to complete")
+
+
 @pytest.mark.parametrize("word", sorted(PENDING | RUNNING))
 @pytest.mark.parametrize("codes", [(), (0, 0), (1, None), (TERM, TERM)])
 def test_what_an_earlier_start_left_does_not_end_a_job(word: str, codes: tuple[int | None, ...]) -> None:
@@ -94,6 +98,8 @@ def test_no_rank_left_a_word(word: str | None, said: str) -> None:
         ("FAILED", (1, 1), [note(0, 2.0, message="late"), note(1, 1.0, message="early")], "rank 1 (host) raised ValueError: early"),
         ("FAILED", (1, 1), [consequence(0, 1.0), note(1, 2.0)], "rank 1 (host) raised ValueError: boom"),
         ("FAILED", (1, 1), [consequence(0, 2.0), consequence(1, 1.0)], f"rank 1 (host) raised RuntimeError: {GLOO}"),
+        ("FAILED", (1, None), [in_vain(0, 1.0)], "rank 1 did not take part"),
+        ("FAILED", (1, 1), [in_vain(0, 1.0), consequence(1, 3.0)], "rank 1 did not take part"),
         ("TIMEOUT", (TERM, TERM), [], f"TIMEOUT: rank 0 left with exit code {TERM}"),
         ("NODE_FAIL", (0, None), [], "NODE_FAIL: rank 1 died without a word"),
         ("CANCELLED", (TERM, TERM), [], f"CANCELLED: rank 0 left with exit code {TERM}"),

@@ -139,8 +139,14 @@ def test_slurm_is_not_there(cluster: Cluster) -> None:
 
 def test_scancel_gets_all_jobs_at_once(cluster: Cluster) -> None:
     cluster.answers("scancel")
-    Slurm().cancel(["12_3", "15"])
+    assert Slurm().cancel(["12_3", "15"]) == ""
     assert cluster.calls("scancel") == ["12_3 15"]
+
+
+@pytest.mark.parametrize(("script", "said"), [("echo 'Access denied' >&2; exit 1", "Access denied"), ("exit 3", "3")])
+def test_what_scancel_refuses_is_told(cluster: Cluster, script: str, said: str) -> None:
+    cluster.program("scancel", script)
+    assert said in Slurm().cancel(["12"])
 
 
 @contextmanager
@@ -195,6 +201,7 @@ def test_cancel_ends_ours_only(tmp_path: Path) -> None:
         Local(tmp_path).cancel([str(ours.pid), str(other.pid)])
         assert ours.wait(10) == -signal.SIGTERM
         assert other.poll() is None
+        assert Local(tmp_path).words([str(ours.pid), str(other.pid)]) == {str(ours.pid): "CANCELLED"}
 
 
 def test_cancel_reaches_the_controller_below_its_shell(tmp_path: Path) -> None:
