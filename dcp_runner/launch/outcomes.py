@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import time
@@ -35,6 +36,7 @@ _CONSEQUENCES = (
 _IN_VAIN = ("Timed out waiting", "collective operation timeout")
 """In the text of gloo's and NCCL's errors: a peer is there, and does not take part."""
 _LINGER_S = 2.0
+_SOURCE = re.compile(r"^\[\S*\] ")
 _CRASHES = (signal.SIGKILL, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
@@ -221,7 +223,9 @@ def _told(outcome: Outcome) -> Failure:
 
 def _absent(ranks: Sequence[int], waited: Outcome) -> Failure:
     names = ", ".join(map(str, ranks))
-    headline = f"rank {names} did not take part, stopped or busy with something else: {_told(waited).headline}"
+    where = f"rank {waited.rank} ({waited.host})"
+    said = _SOURCE.sub("", waited.message)
+    headline = f"rank {names} did not take part, stopped or busy with something else; {where} waited in vain: {said}"
     return Failure(ranks[0], headline, waited.traceback)
 
 

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from dcp_runner.config import did_you_mean
+from dcp_runner.launch.quick import composer
 
 SPELLINGS = {
     "accumulate_grad_batches": "trainer.accumulate",
@@ -104,7 +105,8 @@ def _compose_jobs(
     """None: it cannot be composed."""
     try:
         lines = _job_lines(overrides) if multirun else [list(overrides)]
-        return [loader.load_configuration(config_name, line, RunMode.RUN) for line in lines]
+        compose = composer(loader, lambda line: loader.load_configuration(config_name, line, RunMode.RUN))
+        return [compose(line) for line in lines]
     except HydraException:
         return None
 

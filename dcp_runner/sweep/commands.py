@@ -136,7 +136,7 @@ def _show(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> Non
         print(json.dumps(shown, indent=1))
     else:
         Console().print(follow.job_table(sweep, jobs))
-        print(follow.summary(sweep))
+        print(*follow.reasons(jobs), follow.summary(sweep), sep="\n")
 
 
 def _code(jobs: Sequence[JobRecord]) -> int:

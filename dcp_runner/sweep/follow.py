@@ -80,7 +80,7 @@ def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], told: Callable[[
     if sys.stdout.isatty():
         with Live(job_table(sweep), refresh_per_second=4) as live:
             for _ in _looks(sweep, poll_s, numbers):
-                live.update(Group(job_table(sweep), Text(summary(sweep))))
+                live.update(Group(job_table(sweep), Text("\n".join([*reasons(sweep.jobs), summary(sweep)]))))
         return
     before: dict[int, tuple[JobState, int]] = {}
     for _ in _looks(sweep, poll_s, numbers):
@@ -106,7 +106,7 @@ def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[No
 
 def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
     """All jobs (or these), a row each. Overrides that all jobs of the sweep have are in the title."""
-    columns = ("job", "state", "id", "nodes x tasks", "attempts", "overrides", "told")
+    columns = ("job", "state", "id", "nodes x tasks", "attempts", "overrides")
     rows = [
         (
             str(job.number),
@@ -115,12 +115,16 @@ def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
             f"{job.nodes} x {job.tasks_per_node}",
             str(job.attempts),
             " ".join(sweep.own_overrides(job)),
-            job.told,
         )
         for job in (sweep.jobs if jobs is None else jobs)
     ]
     title = f"{sweep.path}\n{' '.join(sweep.common)}".rstrip()
     return table(columns, rows, title=title, whole=("job", "state", "id", "nodes x tasks"), right=("job",))
+
+
+def reasons(jobs: Sequence[JobRecord]) -> list[str]:
+    """Why jobs are in their state, a line for each that has something to tell."""
+    return [f"job {job.number} {job.state}: {job.told}" for job in jobs if job.told]
 
 
 def summary(sweep: Sweep) -> str:

@@ -54,7 +54,7 @@ def judge(
         reason = "all ranks left well" if left else "no rank left a word"
     told = reason if word in _PLAIN else f"{word}: {reason}"
     if word == "CANCELLED":
-        return JobState.cancelled, told
+        return JobState.cancelled, told if any(not outcome.is_consequence for outcome in outcomes) else ""
     return JobState.failed, told
 
 

@@ -76,10 +76,12 @@ def launch(
         return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
     sweep, left = _opened(folder, scheduler, jobs)
     handles = _submit(sweep, left, context, task, options)
+    gc.freeze()  # all that was composed stays to the end, and is not looked through there either
     gc.enable()
     for job in left:
         shape = f"{job.record.nodes} x {job.record.tasks_per_node} tasks, " if scheduler == "slurm" else ""
-        log.info("job %d is %s: %s%s", job.record.number, job.record.ids[-1], shape, " ".join(job.record.overrides))
+        own = " ".join(sweep.own_overrides(job.record))
+        log.info("job %d is %s: %s%s", job.record.number, job.record.ids[-1], shape, own)
     shown = shlex.quote(os.path.relpath(folder))
     if not options["wait"]:
         log.info("submitted; follow it with  dcp-runner status %s  (or wait, logs, cancel, results)", shown)

@@ -12,7 +12,9 @@ from dcp_runner.launch.outcomes import Ended, Exit, Outcome, first_failure, in_s
 KILL, TERM, ABRT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
 GLOO = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer"
 VAIN = "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete"
-ABSENT = "did not take part, stopped or busy with something else: rank 0 (host) raised RuntimeError: [gloo"
+ABSENT = (
+    "did not take part, stopped or busy with something else; rank 0 (host) waited in vain: Timed out waiting 5000ms"
+)
 
 
 def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom", expected: bool = False) -> Outcome:

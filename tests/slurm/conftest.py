@@ -94,6 +94,14 @@ class Sweep:
         """Every step that was made, in order, one that was made twice twice."""
         return [line["step"] for line in self.events(number) if "grad_norm" in line]
 
+    def until_started(self, number: int = 0) -> None:
+        """Each rank has its process, no more."""
+        deadline = time.monotonic() + LIMIT_S
+        job = self.jobs[number]
+        while len(self.pids(number)) < job["nodes"] * job["tasks_per_node"]:
+            assert time.monotonic() < deadline, self.output(number)
+            time.sleep(0.05)
+
     def until_step(self, step: int, number: int = 0) -> None:
         deadline = time.monotonic() + LIMIT_S
         while step not in self.made(number):

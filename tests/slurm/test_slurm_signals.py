@@ -13,13 +13,13 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 STEPS = 40
 JOB = ["parallel=ddp", "parallel.dp=2", f"trainer.max_steps={STEPS}", "seed=3"]
-WAYS = ["notice", "to one rank", "notice, then SIGTERM", "scontrol requeue", "SIGTERM", "SIGTERM twice"]
+WAYS = ["at once", "notice", "to one rank", "notice, then SIGTERM", "scontrol requeue", "SIGTERM", "SIGTERM twice"]
 
 
 @pytest.fixture(scope="module")
 def jobs(submit: Submit) -> Sweep:
     """A job for each way to be stopped, which is done to it in the middle. The last one's steps take long."""
-    seconds = ",".join(["0.2", "0.201", "0.202", "0.203", "0.204", "6"])
+    seconds = ",".join(["0.199", "0.2", "0.201", "0.202", "0.203", "0.204", "6"])
     never = "checkpoint.every_steps=1000"
     sweep = submit(*JOB, never, "+callbacks.slow={_target_: acts.Slow}", f"+callbacks.slow.seconds={seconds}")
 
@@ -27,6 +27,10 @@ def jobs(submit: Submit) -> Sweep:
         sweep.cluster.ask("scancel", f"--signal={name}", sweep.id(number))
 
     for number, way in enumerate(WAYS):
+        if way == "at once":  # its ranks are importing
+            sweep.until_started(number)
+            send(number, "USR2")
+            continue
         sweep.until_step(3, number)
         if way == "notice":
             send(number, "USR2")

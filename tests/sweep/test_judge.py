@@ -80,7 +80,7 @@ def test_a_scheduler_that_tells_of_a_failure_is_believed(word: str, codes: tuple
         ("FAILED", WORDLESS),
         ("TIMEOUT", f"TIMEOUT: {WORDLESS}"),
         ("NODE_FAIL", f"NODE_FAIL: {WORDLESS}"),
-        ("CANCELLED", f"CANCELLED: {WORDLESS}"),
+        ("CANCELLED", ""),
     ],
 )
 def test_no_rank_left_a_word(word: str | None, said: str) -> None:
@@ -102,7 +102,6 @@ def test_no_rank_left_a_word(word: str | None, said: str) -> None:
         ("FAILED", (1, 1), [in_vain(0, 1.0), consequence(1, 3.0)], "rank 1 did not take part"),
         ("TIMEOUT", (TERM, TERM), [], f"TIMEOUT: rank 0 left with exit code {TERM}"),
         ("NODE_FAIL", (0, None), [], "NODE_FAIL: rank 1 died without a word"),
-        ("CANCELLED", (TERM, TERM), [], f"CANCELLED: rank 0 left with exit code {TERM}"),
         ("CANCELLED", (1, None), [note(0, 1.0)], "CANCELLED: rank 0 (host) raised ValueError: boom"),
     ],
 )  # fmt: skip
@@ -112,6 +111,11 @@ def test_the_first_failure_is_named(
     state, told = judge(word, len(codes), left(*codes), outcomes)
     assert state is (JobState.cancelled if word == "CANCELLED" else JobState.failed)
     assert told.startswith(said)
+
+
+@pytest.mark.parametrize("codes", [(TERM, TERM), (0, 0), (1, None)])
+def test_that_somebody_wished_it_so_is_reason_enough(codes: tuple[int | None, ...]) -> None:
+    assert judge("CANCELLED", 2, left(*codes), [consequence(0, 1.0)]) == (JobState.cancelled, "")
 
 
 def test_of_several_that_left_badly_the_first_to_leave_is_named() -> None:
