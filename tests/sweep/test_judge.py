@@ -138,7 +138,6 @@ KILLED = (1, "rank 1 (n2) died: Killed, says srun")
         ("FAILED", (None, None, None), [], KILLED[1]),
         ("FAILED", (None, None, 1), [consequence(2, 1.0)], KILLED[1]),
         ("OUT_OF_MEMORY", (None, None), [], f"OUT_OF_MEMORY: {KILLED[1]}"),
-        ("CANCELLED", (TERM, None), [], f"CANCELLED: {KILLED[1]}"),
         ("FAILED", (1, None), [note(0, 1.0)], "rank 0 (host) raised ValueError: boom"),
         ("FAILED", (None, 1), [consequence(1, 1.0)], "rank 0 died without a word"),
     ],
@@ -184,7 +183,7 @@ def test_a_rank_that_left_by_itself_is_named_if_srun_has_ended_the_others(seen: 
     assert judge("FAILED", 2, left(None, 7), [], seen)[1] == "rank 1 left with exit code 7"
 
 
-@pytest.mark.parametrize("word", ["FAILED", "CANCELLED", "TIMEOUT"])
+@pytest.mark.parametrize("word", ["FAILED", "TIMEOUT"])
 def test_there_is_always_a_reason(word: str) -> None:
     told = judge(word, 2, left(0, 0), [])[1]
     assert told and not told.endswith(": ")
