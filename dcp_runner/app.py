@@ -32,13 +32,15 @@ from dcp_runner.launch.requeue import ask_again, wish_of_this_start
 from dcp_runner.launch.world import World, from_env
 from dcp_runner.sweep.commands import COMMANDS
 from dcp_runner.sweep.commands import main as about_sweep
+from dcp_runner.sweep.results import result_of
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
 
 
-def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> None:
-    """Train what a composed configuration describes, on as many ranks as it asks for.
+def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
+    """Train what a composed configuration describes, on as many ranks as it asks for. Gives the last value of
+    `optimized_metric`; None: the run has no such metric, or was a dry one.
 
     1. check everything; a bad configuration ends with one report and exit code 2
     2. with `dry_run`, show the plan and return
@@ -62,6 +64,7 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
         raise RunFailed("a job of the sweep has failed")
     if code:
         sys.exit(code)
+    return result_of(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
 
 
 def main() -> None:
@@ -77,8 +80,12 @@ def main() -> None:
 
 
 @hydra_main(config_path="pkg://dcp_runner.conf", config_name="config", check=check)
-def _train(cfg: DictConfig) -> None:
-    run(cfg)
+def _train(cfg: DictConfig) -> float | None:
+    return run(cfg)
+
+
+def _folder(cfg: DictConfig, run_dir: Path | None) -> Path:
+    return run_dir.absolute() if run_dir else output_dir(str(cfg.get("name", RunConfig.name)))
 
 
 def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tuple[RunConfig, Path] | None:
@@ -88,7 +95,7 @@ def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tupl
     found += missing_gpus(config, world)
     if config.verify_resume and (world or _in_sweep()):
         found.append("verify_resume: it starts its own ranks, twice; give it without torchrun, srun and -m")
-    folder = run_dir.absolute() if run_dir else output_dir(config.name)
+    folder = _folder(cfg, run_dir)
     if found or config.dry_run:
         discard_if_empty(folder)
     if found:

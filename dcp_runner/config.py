@@ -48,6 +48,7 @@ OPEN_NODES = (
 
 _NOT_HASHED = (
     "name",
+    "optimized_metric",
     "dry_run",
     "verify_resume",
     "resume",
@@ -92,6 +93,8 @@ class RunConfig:
     """Name of the run folder below `outputs/`. Give one, and the same command continues the same run."""
     seed: int = 0
     """Weights, data order and dropout all come from it."""
+    optimized_metric: str = "eval_loss"
+    """What the run returns, for sweepers that optimise (`hydra/sweeper=optuna`): the last value of this metric."""
     dry_run: bool = False
     """Show the plan (and, with a launcher, the batch scripts), and start nothing."""
     resume: int | str = "auto"

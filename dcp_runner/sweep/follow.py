@@ -84,7 +84,7 @@ def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], told: Callable[[
         return
     before: dict[int, tuple[JobState, int]] = {}
     for _ in _looks(sweep, poll_s, numbers):
-        for job in sweep.jobs:
+        for job in (job for job in sweep.jobs if job.number in numbers):
             now = (job.state, job.attempts)
             if before.get(job.number, (JobState.waiting, 0)) != now:
                 again = f" (start {job.attempts})" if job.attempts > 1 else ""

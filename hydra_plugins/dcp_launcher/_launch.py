@@ -28,7 +28,7 @@ from dcp_runner.sweep.follow import first_words, look, summary, wait
 from dcp_runner.sweep.record import JobState, Sweep
 from dcp_runner.sweep.scheduler import NoAnswerError
 from hydra_plugins.dcp_launcher._job import RETURNED
-from hydra_plugins.dcp_launcher._shape import Planned, plan, without_time
+from hydra_plugins.dcp_launcher._shape import Planned, plan, unfit_to_optimise, without_time
 from hydra_plugins.dcp_launcher._submit import batch_scripts, submit_here, submit_to_slurm, travelling
 
 log = logging.getLogger(__name__)
@@ -69,8 +69,8 @@ def launch(
     ]
     notice_s = options["signal_delay_s"]
     _refuse([problem for job in jobs for problem in (*job.problems, *without_time(job, notice_s))])
-    if not options["wait"] and config.hydra.sweeper._target_ != _BASIC:
-        _refuse([f"hydra.launcher.wait=false: {config.hydra.sweeper._target_} needs the results; take wait=true"])
+    if config.hydra.sweeper._target_ != _BASIC:
+        _refuse(unfit_to_optimise(jobs, config.hydra.sweeper._target_, options["wait"]))
     if jobs and all(job.is_dry for job in jobs):
         _show(scheduler, Sweep(path=folder, scheduler=scheduler), jobs, options)
         return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]

@@ -68,6 +68,19 @@ def without_time(job: Planned, notice_s: int) -> list[str]:
     ]
 
 
+def unfit_to_optimise(jobs: Sequence[Planned], sweeper: str, wait: bool) -> list[str]:
+    """Why a sweeper that chooses its next jobs by the results of these would get none."""
+    told = [] if wait else [f"hydra.launcher.wait=false: {sweeper} needs the results; take wait=true"]
+    for run in (job.run for job in jobs if job.run is not None):
+        blind = run.trainer.eval_every is None or run.data.eval is None
+        if blind and run.optimized_metric == RunConfig.optimized_metric:
+            told.append(
+                f"optimized_metric={run.optimized_metric}: nothing is evaluated (trainer.eval_every or data.eval is "
+                f"null), so {sweeper} would get no value; take optimized_metric=loss"
+            )
+    return told
+
+
 def sbatch_parameters(job: Planned, options: Mapping[str, Any], setup: list[str]) -> dict[str, Any]:
     """What submitit is to write into the batch script; None: left out of it."""
     resources = (job.run or RunConfig()).resources
