@@ -8,7 +8,16 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-IGNORED = ("name", "dry_run", "resume", "resume_skip", "resume_rng", "resume_override", "resume_sweep")
+IGNORED = {
+    "name",
+    "dry_run",
+    "resume",
+    "resume_skip",
+    "resume_rng",
+    "resume_override",
+    "resume_sweep",
+    "resume_sweep_changed",
+}
 
 
 @dataclass(frozen=True)

@@ -144,9 +144,11 @@ def _opened(folder: Path, scheduler: str, jobs: Sequence[Planned]) -> tuple[Swee
         if job.run.resume_sweep is None:
             problems.append(f"job {old.number}: {folder} holds one already; resume_sweep={folder} does what is left")
         elif old.config != job.record.config and not job.run.resume_sweep_changed:
-            was, now = " ".join(old.overrides), " ".join(job.record.overrides)
+            was = [text for text in old.overrides if text not in job.record.overrides]
+            now = [text for text in job.record.overrides if text not in old.overrides]
             problems.append(
-                f"job {old.number}: it was another one ({was}; now {now}); resume_sweep_changed=true does it"
+                f"job {old.number}: it was another one (before: {' '.join(was) or 'other defaults'}; "
+                f"now: {' '.join(now) or 'other defaults'}); resume_sweep_changed=true does it"
             )
         again = not old.ids or old.state in (JobState.failed, JobState.cancelled)
         job.record = replace(job.record, ids=old.ids, attempts=old.attempts) if again else old

@@ -38,7 +38,8 @@ class Planned:
 
 def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, scheduler: str) -> Planned:
     """Read a composed job's configuration: its shape, and what is wrong with it."""
-    record = JobRecord(number=number, overrides=list(overrides))
+    own = [text for text in overrides if not text.lstrip("+").startswith("resume_sweep")]
+    record = JobRecord(number=number, overrides=own)
     run: RunConfig | None = None
     found: list[str] = []
     with hydra_is(cfg):
