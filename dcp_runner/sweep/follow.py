@@ -17,7 +17,7 @@ from dcp_runner.launch.folder import OUTCOMES, last_attempt
 from dcp_runner.launch.outcomes import Outcome, left_notes, read_all
 from dcp_runner.sweep.judge import first, judge, seen_by_srun
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
-from dcp_runner.sweep.scheduler import NoAnswerError, Scheduler, scheduler_of
+from dcp_runner.sweep.scheduler import PENDING, RUNNING, NoAnswerError, Scheduler, scheduler_of
 from dcp_runner.tables import table
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,6 @@ def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
     mine = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
     left = left_notes(mine[-1]) if mine else {}
     job.attempts = len(starts)
-    seen = seen_by_srun(
-        "".join(file.read_text(errors="replace") for file in sweep.outputs(job) if file.suffix == ".err")
-    )
     ranks = job.nodes * job.tasks_per_node
     if word == "COMPLETED" and len(left) < ranks:
         job.ended_at = job.ended_at or time.time()
@@ -56,9 +53,16 @@ def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
             job.state = JobState.running
             job.told = f"has ended; the notes of {ranks - len(left)} ranks are not here yet"
             return
-    job.state, job.told = judge(word, ranks, left, failures(sweep, job), seen)
+    ended = word not in PENDING | RUNNING  # else nobody reads the files of thousands of jobs at every look
+    outcomes, seen = (failures(sweep, job), _seen(sweep, job)) if ended else ([], None)
+    job.state, job.told = judge(word, ranks, left, outcomes, seen)
     if job.state is JobState.running and not mine:
         job.state = JobState.waiting
+
+
+def _seen(sweep: Sweep, job: JobRecord) -> tuple[int, str] | None:
+    errors = (file.read_text(errors="replace") for file in sweep.outputs(job) if file.suffix == ".err")
+    return seen_by_srun("".join(errors))
 
 
 def failures(sweep: Sweep, job: JobRecord) -> list[Outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from dcp_runner.sweep.record import SUBMITIT
 PENDING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT", "CONFIGURING"}
 RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _ANSWER_S = 60
+_MAX_ARRAY_SIZE = 1001
 
 
 class NoAnswerError(RuntimeError):
@@ -55,6 +57,15 @@ class Slurm:
     def cancel(self, ids: Sequence[str]) -> str:
         answer = _ask("scancel", *ids) if ids else None
         return (answer.stderr.strip() or f"exit code {answer.returncode}") if answer and answer.returncode else ""
+
+    def longest_array(self) -> int:
+        """How many jobs an array may have; SLURM's default where there is no SLURM to ask."""
+        try:
+            told = _ask("scontrol", "show", "config").stdout
+        except NoAnswerError:
+            told = ""
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)
+        return max(1, int(found[1])) if found else _MAX_ARRAY_SIZE
 
     def _queued(self, ids: Sequence[str]) -> dict[str, str]:
         if not ids:

@@ -16,6 +16,7 @@ from submitit import Job, LocalExecutor, SlurmExecutor
 from submitit.slurm.slurm import _make_sbatch_string  # what SlurmExecutor writes, also where there is no SLURM
 
 from dcp_runner.sweep.record import JOBS, SUBMITIT, Sweep
+from dcp_runner.sweep.scheduler import Slurm
 from hydra_plugins.dcp_launcher._job import Common, SweepJob
 from hydra_plugins.dcp_launcher._shape import Planned, sbatch_parameters
 
@@ -60,10 +61,12 @@ def travelling(
 def submit_to_slurm(
     sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
 ) -> list[Job[None]]:
-    """Jobs of equal shape become one array; the record knows their ids as soon as they have them."""
+    """Jobs of equal shape become one array, or several where they are more than one may have; the record knows their
+    ids as soon as they have them.
+    """
     executor = _Slurm(sweep.path / SUBMITIT / "%j")
     submitted: list[tuple[Planned, Job[None]]] = []
-    for parameters, group in _by_shape([planned for planned, _ in jobs], options, setup):
+    for parameters, group in _arrays([planned for planned, _ in jobs], options, setup):
         numbers = {planned.record.number for planned in group}
         executor.update_parameters(**parameters)
         with executor.batch():
@@ -104,7 +107,7 @@ def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, A
     """What `submit_to_slurm` would give to sbatch, with the jobs that each script is for."""
     scripts = []
     folder = sweep.path / SUBMITIT / "%j"
-    for parameters, group in _by_shape(jobs, options, setup):
+    for parameters, group in _arrays(jobs, options, setup):
         count = len(group) if len(group) > 1 else None
         numbers = ", ".join(str(planned.record.number) for planned in group)
         text = _make_sbatch_string(command=_task(folder), folder=folder, map_count=count, **parameters)
@@ -112,14 +115,16 @@ def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, A
     return scripts
 
 
-def _by_shape(
+def _arrays(
     jobs: Sequence[Planned], options: Mapping[str, Any], setup: list[str]
 ) -> list[tuple[dict[str, Any], list[Planned]]]:
+    longest = Slurm().longest_array()
     shapes = [(sbatch_parameters(planned, options, setup), planned) for planned in jobs]
 
     def key(pair: tuple[dict[str, Any], Planned]) -> str:
         return json.dumps(pair[0], sort_keys=True, default=str)
 
-    groups = (list(group) for _, group in groupby(sorted(shapes, key=key), key=key))
-    return sorted(((group[0][0], [planned for _, planned in group]) for group in groups),
-                  key=lambda group: group[1][0].record.number)  # fmt: skip
+    equal = (list(group) for _, group in groupby(sorted(shapes, key=key), key=key))
+    arrays = (group[at : at + longest] for group in equal for at in range(0, len(group), longest))
+    return sorted(((array[0][0], [planned for _, planned in array]) for array in arrays),
+                  key=lambda array: array[1][0].record.number)  # fmt: skip

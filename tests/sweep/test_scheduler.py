@@ -143,6 +143,16 @@ def test_scancel_gets_all_jobs_at_once(cluster: Cluster) -> None:
     assert cluster.calls("scancel") == ["12_3 15"]
 
 
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [("echo 'MaxArraySize            = 77'", 77), ("echo 'JobRequeue = 1'", 1001), ("exit 1", 1001), (None, 1001)],
+)
+def test_how_long_an_array_may_be(cluster: Cluster, script: str | None, expected: int) -> None:
+    if script:
+        cluster.program("scontrol", script)
+    assert Slurm().longest_array() == expected
+
+
 @pytest.mark.parametrize(("script", "said"), [("echo 'Access denied' >&2; exit 1", "Access denied"), ("exit 3", "3")])
 def test_what_scancel_refuses_is_told(cluster: Cluster, script: str, said: str) -> None:
     cluster.program("scancel", script)
