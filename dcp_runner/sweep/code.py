@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -34,8 +35,8 @@ def note_code(place: Path, sweep: Path) -> dict[str, Any]:
 
 
 def copy_code(place: Path, sweep: Path) -> Path:
-    """Copy what git knows around `place`, and new files that it does not ignore, into a new folder of the sweep's: jobs
-    may still run from an older one. Returns the copy of `place`.
+    """Copy what git knows around `place`, and new files that it does not ignore, submodules too, into a new folder of
+    the sweep's: jobs may still run from an older one. Returns the copy of `place`.
 
     Raises:
         FileNotFoundError: there is no git repository.
@@ -45,14 +46,23 @@ def copy_code(place: Path, sweep: Path) -> Path:
         raise FileNotFoundError(
             f"hydra.launcher.snapshot: nothing says what to copy, as {place} is in no git repository"
         )
-    listed = _names(_git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard"))
     target = next(folder for n in count(1) if not (folder := sweep / f"{COPY}-{n}").exists())
-    for name in dict.fromkeys(listed):  # one in conflict is listed several times
+    for name in _files(top):
         source = top / name
         if (source.is_file() or source.is_symlink()) and sweep.resolve() not in source.parents:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target / name, follow_symlinks=False)
     return target / place.resolve().relative_to(top.resolve())
+
+
+def _files(top: Path) -> Iterator[str]:
+    """Those of the repositories inside it too: a submodule is listed as a name, and one that is new as a folder."""
+    listed = _names(_git(top, "ls-files", "-z", "--cached", "--others", "--exclude-standard"))
+    for name in dict.fromkeys(listed):  # one in conflict is listed several times
+        if (top / name / ".git").exists():
+            yield from (os.path.join(name, inner) for inner in _files(top / name))
+        else:
+            yield name
 
 
 def _git(place: Path, *arguments: str) -> bytes | None:

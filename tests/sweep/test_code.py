@@ -167,6 +167,26 @@ def test_a_place_may_be_reached_by_a_link(folder: Path, repository: Path) -> Non
 LINKS = {"conf": "package/conf", "main.py": "train.py", "nowhere": "none"}
 
 
+def test_a_copy_has_the_repositories_inside(folder: Path, repository: Path) -> None:
+    """A submodule, changed since, with one of its own; and a repository that somebody has put there."""
+    other, inner = folder.parent / "other", folder.parent / "inner"
+    for top in (inner, other):
+        git(folder, "init", "--quiet", str(top))
+        write(top, {f"{top.name}.py": "1", ".gitignore": "*.log\n"})
+        commit(top)
+    git(other, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(inner), "deep")
+    commit(other)
+    git(repository, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", str(other), "sub")
+    git(repository / "sub", "-c", "protocol.file.allow=always", "submodule", "--quiet", "update", "--init")
+    commit(repository)
+    write(repository / "sub", {"other.py": "2", "new.py": "", "noise.log": ""})
+    git(repository, "clone", "--quiet", str(inner), "put")
+    copied = copy_code(repository, folder)
+    assert {"sub/other.py", "sub/new.py", "sub/deep/inner.py", "put/inner.py"} <= set(files_in(copied))
+    assert (copied / "sub/other.py").read_text() == "2"
+    assert not list(copied.rglob(".git")) and not (copied / "sub/noise.log").exists()
+
+
 def test_links_stay_links(folder: Path, repository: Path) -> None:
     for name, target in LINKS.items():
         (repository / name).symlink_to(target)
