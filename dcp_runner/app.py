@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -21,8 +22,8 @@ from omegaconf import DictConfig
 
 from dcp_runner import console
 from dcp_runner.config import ConfigError, RunConfig, config_hash
+from dcp_runner.launch import entering
 from dcp_runner.launch.degrees import world_size
-from dcp_runner.launch.entering import hydra_main
 from dcp_runner.launch.folder import OUTCOMES, attempt_dir
 from dcp_runner.launch.job import TRAIN, Job
 from dcp_runner.launch.leading import RunFailed
@@ -30,12 +31,14 @@ from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing
 from dcp_runner.launch.refusing import BAD_INPUT, refuse
 from dcp_runner.launch.requeue import ask_again, wish_of_this_start
 from dcp_runner.launch.world import World, from_env
+from dcp_runner.sweep.again import with_the_recorded
 from dcp_runner.sweep.commands import COMMANDS
 from dcp_runner.sweep.commands import main as about_sweep
 from dcp_runner.sweep.results import result_of
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
+hydra_main = partial(entering.hydra_main, meant=with_the_recorded)
 
 
 def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.checkpoint.config import CheckpointConfig
+from dcp_runner.train.changes import IGNORED
 from dcp_runner.train.config import (
     DataConfig,
     LoggerConfig,
@@ -46,20 +47,7 @@ OPEN_NODES = (
 )
 """Nodes that take new keys on the command line without a `+`."""
 
-_NOT_HASHED = (
-    "name",
-    "optimized_metric",
-    "dry_run",
-    "verify_resume",
-    "resume",
-    "resume_skip",
-    "resume_rng",
-    "resume_override",
-    "resume_sweep",
-    "resume_sweep_changed",
-    "resources",
-    "logger",
-)
+_NOT_HASHED = {*IGNORED, "optimized_metric", "verify_resume", "resources", "logger"}
 
 
 class ConfigError(ValueError):

@@ -1,7 +1,9 @@
 """Imports point down or sideways within a layer, never up; the pure modules and the package itself cost no torch.
 
 hydra_plugins                             Hydra and SLURM
-dcp_runner.*, launch                      the application; Hydra lives only here and above
+dcp_runner.app                            the program
+sweep                                     many jobs
+dcp_runner.*, launch                      one job; Hydra lives only here and above
 train                                     the loop; of the data it knows the feed
 checkpoint | data | models                know nobody else
 checkpoint's pure modules                 no torch, no files
@@ -65,6 +67,8 @@ def offences(module: str, names: list[str]) -> list[str]:
     """Those of the imported names that this module must not import."""
     layer = module.split(".")[1] if module.startswith("dcp_runner.") else ""
     found = [name for name in names if module.startswith("dcp_runner") and of_package(name, ("hydra_plugins",))]
+    if layer not in ("", "app", "sweep"):
+        found += [name for name in names if of_package(name, ("dcp_runner.sweep",))]
     if layer in MAY_IMPORT:
         ours = [name for name in names if of_package(name, ("dcp_runner",)) and name != "dcp_runner.__version__"]
         found += [name for name in ours if not of_package(name, MAY_IMPORT[layer])]
@@ -95,6 +99,7 @@ def test_no_import_points_up(module: str) -> None:
         ("dcp_runner.train.loop", "dcp_runner.assemble.build"),
         ("dcp_runner.train.loop", "hydra.utils.instantiate"),
         ("dcp_runner.app", "hydra_plugins.dcp_searchpath"),
+        ("dcp_runner.launch.entering", "dcp_runner.sweep.record.read"),
     ],
 )
 def test_this_test_would_see_it(module: str, name: str) -> None:

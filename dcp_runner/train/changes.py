@@ -18,6 +18,7 @@ IGNORED = {
     "resume_sweep",
     "resume_sweep_changed",
 }
+"""Keys that say how a run is begun, not what it computes."""
 
 
 @dataclass(frozen=True)
