@@ -67,7 +67,8 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
         raise RunFailed("a job of the sweep has failed")
     if code:
         sys.exit(code)
-    return result_of(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
+    value = result_of(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
+    return None if value is None else float(value)
 
 
 def main() -> None:

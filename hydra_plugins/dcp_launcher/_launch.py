@@ -6,9 +6,7 @@ import gc
 import logging
 import os
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +20,11 @@ from submitit.local.local import LocalJob
 
 from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import discard_if_empty
-from dcp_runner.sweep import record
-from dcp_runner.sweep.code import copy_code, note_code
-from dcp_runner.sweep.follow import first_words, look, summary, wait
+from dcp_runner.sweep.code import copy_code
+from dcp_runner.sweep.follow import first_words, summary, wait
 from dcp_runner.sweep.record import JobState, Sweep
-from dcp_runner.sweep.scheduler import NoAnswerError
 from hydra_plugins.dcp_launcher._job import RETURNED
+from hydra_plugins.dcp_launcher._left import opened
 from hydra_plugins.dcp_launcher._shape import Planned, plan, unfit_to_optimise, without_time
 from hydra_plugins.dcp_launcher._submit import batch_scripts, submit_here, submit_to_slurm, travelling
 
@@ -74,7 +71,8 @@ def launch(
     if jobs and all(job.is_dry for job in jobs):
         _show(scheduler, Sweep(path=folder, scheduler=scheduler), jobs, options)
         return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
-    sweep, left = _opened(folder, scheduler, jobs)
+    sweep, left, problems = opened(folder, scheduler, jobs)
+    _refuse(problems)
     handles = _submit(sweep, left, context, task, options)
     gc.freeze()  # all that was composed stays to the end, and is not looked through there either
     gc.enable()
@@ -98,10 +96,6 @@ def launch(
     return _results(sweep, jobs)
 
 
-def _of_task(overrides: Sequence[str]) -> list[str]:
-    return list(filter_overrides(list(overrides)))
-
-
 def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str], number: int) -> DictConfig:
     composed = context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(composed):
@@ -113,49 +107,6 @@ def _refuse(problems: Sequence[str]) -> None:
     if problems:
         lines = "".join(f"\n  * {problem}" for problem in dict.fromkeys(problems))
         raise NotSubmitted(f"nothing was submitted:{lines}")
-
-
-def _opened(folder: Path, scheduler: str, jobs: Sequence[Planned]) -> tuple[Sweep, list[Planned]]:
-    """The record of the sweep with these jobs in it, and the jobs that are to be submitted: not those that are done or
-    under way.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / record.FILE).exists():
-        code = note_code(Path.cwd(), folder)
-        fresh = [job.record for job in jobs]
-        return Sweep(path=folder, scheduler=scheduler, command=sys.argv[1:], code=code, jobs=fresh), list(jobs)
-    sweep = record.read(folder)
-    try:
-        look(sweep)
-    except NoAnswerError as error:
-        _refuse([f"the scheduler does not answer, so nobody knows which jobs are left: {error}"])
-    left: list[Planned] = []
-    problems: list[str] = []
-    for job in jobs:
-        old = sweep.job(job.record.number)
-        if old is None:
-            sweep.jobs.append(job.record)
-            left.append(job)
-            continue
-        if job.run is None:  # somebody else's program begins anew, as with every other launcher
-            sweep.jobs[sweep.jobs.index(old)] = job.record
-            left.append(job)
-            continue
-        if job.run.resume_sweep is None:
-            problems.append(f"job {old.number}: {folder} holds one already; resume_sweep={folder} does what is left")
-        elif old.config != job.record.config and not job.run.resume_sweep_changed:
-            was = [text for text in old.overrides if text not in job.record.overrides]
-            now = [text for text in job.record.overrides if text not in old.overrides]
-            problems.append(
-                f"job {old.number}: it was another one (before: {' '.join(was) or 'other defaults'}; "
-                f"now: {' '.join(now) or 'other defaults'}); resume_sweep_changed=true does it"
-            )
-        again = not old.ids or old.state in (JobState.failed, JobState.cancelled)
-        job.record = replace(job.record, ids=old.ids, attempts=old.attempts) if again else old
-        sweep.jobs[sweep.jobs.index(old)] = job.record
-        left += [job] if again else []
-    _refuse(problems)
-    return sweep, left
 
 
 def _submit(
