@@ -56,6 +56,8 @@ def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
     ended = word not in PENDING | RUNNING  # else nobody reads the files of thousands of jobs at every look
     outcomes, seen = (failures(sweep, job), _seen(sweep, job)) if ended else ([], None)
     job.state, job.told = judge(word, ranks, left, outcomes, seen)
+    if job.state is JobState.failed and sweep.scheduler == "slurm" and not mine and not [*sweep.outputs(job)]:
+        job.told += f"; its tasks have written nothing to {sweep.path}: is it a folder that all nodes see?"
     if job.state is JobState.running and not mine:
         job.state = JobState.waiting
 

@@ -302,6 +302,18 @@ def test_notes_that_a_file_system_shows_later(sweep: Path, monkeypatch: pytest.M
     assert state("COMPLETED") is JobState.done
 
 
+@pytest.mark.parametrize("seen", [False, True])
+def test_a_folder_that_the_nodes_do_not_see(sweep: Path, seen: bool) -> None:
+    add(sweep, ids=["7"])
+    if seen:
+        write(sweep / ".submitit/7/7_0_log.err", "no such module\n")
+    made = record.read(sweep)
+    made.scheduler = "slurm"
+    follow.look(made, Says("FAILED"))
+    assert made.jobs[2].told.startswith("no rank left a word")
+    assert ("is it a folder that all nodes see?" in made.jobs[2].told) == (not seen)
+
+
 def test_a_job_that_was_never_submitted_can_be_cancelled(sweep: Path) -> None:
     add(sweep)
     assert main(["cancel", str(sweep)]) == 0
