@@ -156,7 +156,7 @@ def linger(folder: Path, ranks: int) -> None:
     """
     deadline = time.monotonic() + _LINGER_S
     while time.monotonic() < deadline and len(list(folder.glob("rank-*.json"))) < ranks:
-        time.sleep(0.05)
+        time.sleep(0.25)
 
 
 def _write(path: Path, note: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from runs import config, run
 
 from dcp_runner.assemble import trackers_of
 from dcp_runner.config import ConfigError
-from dcp_runner.train.trackers import Trackers, Wandb, begin
+from dcp_runner.train.trackers import TensorBoard, Trackers, Wandb, begin
 
 
 class Recording:
@@ -84,6 +84,16 @@ def test_tensorboard_reads_one_curve(tmp_path: Path) -> None:
     losses = sorted((event.step, event.value) for file in files for event in file.Scalars("loss"))
     assert losses == [(step, pytest.approx(first[step])) for step in range(1, 8)]
     assert sorted(event.step for file in files for event in file.Scalars("eval_loss")) == [2, 4, 6, 7]
+
+
+def test_tensorboard_has_every_step_of_a_run_that_is_killed(tmp_path: Path) -> None:
+    """The next attempt does not tell them again."""
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    tracker = TensorBoard(tmp_path, "id")
+    tracker.log(1, {"loss": 1.0})
+    (file,) = (tmp_path / "tensorboard").iterdir()
+    assert [event.step for event in reader.EventAccumulator(str(file)).Reload().Scalars("loss")] == [1]
+    tracker.close()
 
 
 def test_the_mark_is_the_highest_step_that_was_told(tmp_path: Path) -> None:
