@@ -18,6 +18,8 @@ class DcpLauncherConfig:
     """Run a copy of the source (what git knows, and new files) as it is now, whatever is edited while jobs wait."""
     signal_delay_s: int = 120
     """Seconds before the time limit at which the job is told to save and stop."""
+    python: str | None = None
+    """Command that starts Python in the job, as `apptainer exec lab.sif python`; null: the Python of this command."""
     setup: list[str] = field(default_factory=list)
     """Shell commands to run before the job, as `module load cuda`."""
     mode: str = "MULTIRUN"

@@ -18,7 +18,17 @@ from dcp_runner.launch.refusing import hydra_is
 from dcp_runner.sweep.record import JobRecord
 from dcp_runner.train.config import Device
 
-_NOT_SBATCH = {"wait", "poll_s", "snapshot", "mode", "setup", "srun_args", "additional_parameters", "parallel_jobs"}
+_NOT_SBATCH = {
+    "wait",
+    "poll_s",
+    "snapshot",
+    "mode",
+    "python",
+    "setup",
+    "srun_args",
+    "additional_parameters",
+    "parallel_jobs",
+}
 
 
 @dataclass

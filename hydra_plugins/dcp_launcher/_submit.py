@@ -22,20 +22,21 @@ from hydra_plugins.dcp_launcher._shape import Planned, sbatch_parameters
 
 _MONTH = 60 * 24 * 30
 _AFTER = "while ps -o stat= -p {} | grep -q '^[^Z]'; do sleep 0.5; done"
-_PATIENT_PYTHON = f"""sh -c 'trap "" USR1 USR2; exec "$@"' sh {shlex.quote(sys.executable)}"""
+_PATIENT = """sh -c 'trap "" USR1 USR2; exec "$@"' sh"""
 """A notice that comes before Python can take it would kill the task."""
 
 
-def _task(folder: Path) -> str:
-    return f"{_PATIENT_PYTHON} -u -m dcp_runner.launch.task {shlex.quote(str(folder))}"
+def _task(folder: Path, python: str | None) -> str:
+    return f"{_PATIENT} {python or shlex.quote(sys.executable)} -u -m dcp_runner.launch.task {shlex.quote(str(folder))}"
 
 
 class _FromOurTask:
     folder: Path
+    python: str
 
     @property
     def _submitit_command_str(self) -> str:
-        return _task(self.folder)
+        return _task(self.folder, self.python)
 
 
 class _Slurm(_FromOurTask, SlurmExecutor):
@@ -64,7 +65,7 @@ def submit_to_slurm(
     """Jobs of equal shape become one array, or several where they are more than one may have; the record knows their
     ids as soon as they have them.
     """
-    executor = _Slurm(sweep.path / SUBMITIT / "%j")
+    executor = _Slurm(sweep.path / SUBMITIT / "%j", python=options["python"])
     submitted: list[tuple[Planned, Job[None]]] = []
     for parameters, group in _arrays([planned for planned, _ in jobs], options, setup):
         numbers = {planned.record.number for planned in group}
@@ -82,7 +83,7 @@ def submit_here(
     sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
 ) -> list[Job[None]]:
     """As processes that outlive this one. Each waits for the end of the one that it takes the place of."""
-    executor = _Local(sweep.path / SUBMITIT / "%j")
+    executor = _Local(sweep.path / SUBMITIT / "%j", python=options["python"])
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES")  # submitit hides them all
     shown = "unset CUDA_VISIBLE_DEVICES" if gpus is None else f"export CUDA_VISIBLE_DEVICES={shlex.quote(gpus)}"
     printed = shlex.quote(str(sweep.path / SUBMITIT / "local.log"))
@@ -110,7 +111,9 @@ def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, A
     for parameters, group in _arrays(jobs, options, setup):
         count = len(group) if len(group) > 1 else None
         numbers = ", ".join(str(planned.record.number) for planned in group)
-        text = _make_sbatch_string(command=_task(folder), folder=folder, map_count=count, **parameters)
+        text = _make_sbatch_string(
+            command=_task(folder, options["python"]), folder=folder, map_count=count, **parameters
+        )
         scripts.append(f"== batch script of job {numbers}\n{text}")
     return scripts
 

@@ -48,6 +48,12 @@ def test_which_jobs_share_an_array(
         assert f"--ntasks-per-node={tasks[int(numbers.split(', ')[0])]}" in script
 
 
+def test_python_may_be_another_one(tmp_path: Path) -> None:
+    options = OPTIONS | {"python": "apptainer exec lab.sif python3"}
+    (script,) = batch_scripts(Sweep(path=tmp_path, scheduler="slurm"), [planned(0, 1)], options, [])
+    assert "sh apptainer exec lab.sif python3 -u -m dcp_runner.launch.task" in script
+
+
 def test_other_resources_are_another_array(tmp_path: Path) -> None:
     jobs = [planned(0, 1, 10), planned(1, 1, 20), planned(2, 1, 10)]
     scripts = batch_scripts(Sweep(path=tmp_path, scheduler="slurm"), jobs, OPTIONS, [])

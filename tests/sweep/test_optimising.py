@@ -31,7 +31,9 @@ def optimise(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     (folder / "hydra_plugins/optimiser").mkdir(parents=True)
     (folder / "hydra_plugins/optimiser/__init__.py").write_text(OPTIMISER)
     sweeper = ["-m", "hydra.sweeper._target_=hydra_plugins.optimiser.Optimiser", "hydra.sweep.dir=s"]
-    quick = ["debug=tiny", "trainer.max_steps=6", "checkpoint.every_steps=null", "hydra.launcher.poll_s=0.2"]
+    python = f"hydra.launcher.python=sh {folder / 'python.sh'} --"
+    (folder / "python.sh").write_text(f'shift\ntouch {folder}/was_used\nexec {sys.executable} "$@"\n')
+    quick = [python, "debug=tiny", "trainer.max_steps=6", "checkpoint.every_steps=null", "hydra.launcher.poll_s=0.2"]
     command = [sys.executable, "-m", "dcp_runner", *sweeper, "hydra/launcher=dcp_local", *quick, *overrides]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100)
 
@@ -46,6 +48,7 @@ def test_it_gets_the_last_value_of_the_metric(tmp_path: Path) -> None:
     assert told == last and told[1] < told[0]
     rates = [job["overrides"][-1] for job in json.loads((tmp_path / "s/sweep.json").read_text())["jobs"]]
     assert rates == ["optim.lr=0.0001", "optim.lr=0.05", "optim.lr=0.025"]
+    assert (tmp_path / "was_used").exists(), "hydra.launcher.python"
     assert done.stdout.count("job 0 done") == 1, "what has ended is not told again with the next jobs"
 
 
