@@ -160,6 +160,7 @@ def test_the_code_that_runs_is_the_code_that_was_submitted(cluster: Cluster, tmp
     repository, said = tmp_path / "repository", tmp_path / "said"
     repository.mkdir()
     (repository / "mine.py").write_text(MINE)
+    (repository / ".gitignore").write_text("__pycache__/\n")
     cluster.run("git", "init", "-q", cwd=repository)
     launcher = ["hydra/launcher=dcp_slurm", "hydra.launcher.wait=false", "hydra.launcher.snapshot=true"]
     hold = ["hydra.launcher.additional_parameters={hold: true}", "hydra.sweep.dir=../sweep"]
@@ -172,4 +173,4 @@ def test_the_code_that_runs_is_the_code_that_was_submitted(cluster: Cluster, tmp
     cluster.ask("scontrol", "release", sweep.id())
     assert [row["state"] for row in sweep.wait()] == ["done"], sweep.output()
     assert said.read_text() == "as submitted"
-    assert json.loads((sweep.path / "sweep.json").read_text())["code"]["new_files"] == ["mine.py"]
+    assert json.loads((sweep.path / "sweep.json").read_text())["code"]["new_files"] == [".gitignore", "mine.py"]
