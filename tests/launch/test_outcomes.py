@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from dcp_runner.launch import outcomes
 from dcp_runner.launch.outcomes import Ended, Exit, Outcome, first_failure, in_short, read_all, report, write
 
 KILL, TERM, ABRT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
@@ -82,6 +85,22 @@ def test_notes_survive_the_disk(tmp_path: Path) -> None:
         write(tmp_path, one)
     assert read_all(tmp_path) == notes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-00000.json", "rank-00003.json"]
+
+
+@pytest.mark.parametrize(("all_come", "at_most", "at_least"), [(True, 9.0, 0.0), (False, 9.0, 0.4)])
+def test_a_rank_lingers_for_the_notes_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_come: bool, at_most: float, at_least: float
+) -> None:
+    monkeypatch.setattr(outcomes, "_LINGER_S", 10.0 if all_come else 0.4)
+    write(tmp_path, note(0, 1.0))
+    began = time.monotonic()
+    with ThreadPoolExecutor() as threads:
+        lingering = threads.submit(outcomes.linger, tmp_path, 2)
+        if all_come:
+            assert not lingering.done()
+            write(tmp_path, note(1, 2.0))
+        lingering.result(60)
+    assert at_least <= time.monotonic() - began < at_most
 
 
 def test_the_last_line_names_the_first_failure() -> None:
