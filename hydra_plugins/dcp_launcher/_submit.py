@@ -22,8 +22,10 @@ from hydra_plugins.dcp_launcher._shape import Planned, sbatch_parameters
 
 _MONTH = 60 * 24 * 30
 _AFTER = "while ps -o stat= -p {} | grep -q '^[^Z]'; do sleep 0.5; done"
-_PATIENT = """sh -c 'trap "" USR1 USR2; exec "$@"' sh"""
-"""A notice that comes before Python can take it would kill the task."""
+_PATIENT = """sh -c 'trap "" USR1 USR2; e="env --block-signal=USR1,USR2"; $e true 2>/dev/null || e=; exec $e "$@"' sh"""
+"""A notice that comes before Python can take it would kill the task. It is held back; with coreutils older than 8.31
+it is lost if it comes while Python starts.
+"""
 
 
 def _task(folder: Path, python: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dcp_runner.launch.requeue import RUN_AGAIN
+from hydra_plugins.dcp_launcher._submit import _task
 
 ACTS = Path(__file__).parents[1] / "slurm"
 
@@ -37,6 +39,33 @@ def test_a_local_job_with_a_short_time_limit_gets_to_its_end(tmp_path: Path) -> 
     (record,) = json.loads((tmp_path / "sweep" / "sweep.json").read_text())["jobs"]
     assert record["state"] == "done" and record["attempts"] >= 2
     assert made(tmp_path / "sweep/0") == list(range(1, 61))
+
+
+SAYS = """
+import sys
+from dcp_runner.train.signals import asked
+sys.modules["submitit.core.submission"] = sys.modules[__name__]
+def submitit_main():
+    print("asked", asked())
+sys.argv = ["task", "folder"]
+from dcp_runner.launch.task import main
+main()
+"""
+
+
+@pytest.mark.parametrize("notice", [None, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_notice_that_comes_before_python_is_held_back(tmp_path: Path, notice: int | None) -> None:
+    """A Python that takes its time to start: until somebody writes a line."""
+    (tmp_path / "python").write_text(f"#!/bin/sh\necho begun\nread line\nexec {sys.executable} says.py\n")
+    (tmp_path / "python").chmod(0o755)
+    (tmp_path / "says.py").write_text(SAYS)
+    command = shlex.split(_task(tmp_path, "./python"))
+    with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as task:
+        assert task.stdout and task.stdout.readline() == "begun\n"
+        if notice:
+            task.send_signal(notice)
+        assert task.communicate("go\n", timeout=60)[0] == f"asked {notice and int(notice)}\n"
+    assert task.returncode == 0
 
 
 @pytest.mark.slow
