@@ -60,8 +60,14 @@ def ask_again(code: int, limit: int, env: Mapping[str, str]) -> int:
     if executor == "local":
         return RUN_AGAIN
     with _undisturbed():
-        _requeue(env["SLURM_JOB_ID"])
+        _requeue(_name(env))
     return code
+
+
+def _name(env: Mapping[str, str]) -> str:
+    """One job of an array has the id of the whole array as its own."""
+    array = env.get("SLURM_ARRAY_JOB_ID")
+    return f"{array}_{env['SLURM_ARRAY_TASK_ID']}" if array else env["SLURM_JOB_ID"]
 
 
 def _requeue(job: str) -> None:

@@ -60,6 +60,15 @@ def test_a_job_that_was_stopped_is_requeued_once(cluster: Cluster, told: Callabl
     assert "REQUEUED job 7" in told() and "NOT" not in told()
 
 
+@pytest.mark.parametrize("id", ["90", "91"])
+def test_a_job_of_an_array_is_not_taken_for_the_array(cluster: Cluster, id: str) -> None:
+    """SLURM gives one job of an array the id of the whole."""
+    array = SLURM | {"SLURM_JOB_ID": id, "SLURM_ARRAY_JOB_ID": "90", "SLURM_ARRAY_TASK_ID": "4"}
+    assert ask_again(USR2, 1, array) == USR2
+    assert cluster.calls("scontrol") == ["scontrol requeue 90_4"]
+    assert cluster.calls("squeue") == ["squeue --noheader --format=%T --jobs=90_4"]
+
+
 @pytest.mark.parametrize("code", [0, 1, 2, INT, 128 + signal.SIGKILL, -signal.SIGTERM, RUN_AGAIN])
 @pytest.mark.parametrize("env", [SLURM, LOCAL])
 def test_one_that_ended_otherwise_is_not(cluster: Cluster, env: dict[str, str], code: int) -> None:

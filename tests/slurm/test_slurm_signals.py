@@ -13,20 +13,23 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 STEPS = 40
 JOB = ["parallel=ddp", "parallel.dp=2", f"trainer.max_steps={STEPS}", "seed=3"]
-WAYS = ["at once", "notice", "to one rank", "notice, then SIGTERM", "scontrol requeue", "SIGTERM", "SIGTERM twice"]
+NOW = "SIGTERM twice"
+WAYS = ["at once", NOW, "notice", "to one rank", "notice, then SIGTERM", "scontrol requeue", "SIGTERM"]
 
 
 @pytest.fixture(scope="module")
 def jobs(submit: Submit) -> Sweep:
-    """A job for each way to be stopped, which is done to it in the middle. The last one's steps take long."""
-    seconds = ",".join(["0.199", "0.2", "0.201", "0.202", "0.203", "0.204", "6"])
+    """A job for each way to be stopped, which is done to it in the middle. The steps of one take long. The last one has
+    the id of the whole array.
+    """
+    seconds = ",".join("6" if way == NOW else f"0.2{number}" for number, way in enumerate(WAYS))
     never = "checkpoint.every_steps=1000"
     sweep = submit(*JOB, never, "+callbacks.slow={_target_: acts.Slow}", f"+callbacks.slow.seconds={seconds}")
 
     def send(number: int, name: str) -> None:
         sweep.cluster.ask("scancel", f"--signal={name}", sweep.id(number))
 
-    for number, way in enumerate(WAYS):
+    for number, way in sorted(enumerate(WAYS), key=lambda pair: pair[1] == NOW):
         if way == "at once":  # its ranks are importing
             sweep.until_started(number)
             send(number, "USR2")
@@ -60,7 +63,7 @@ def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("way", WAYS[:-1])
+@pytest.mark.parametrize("way", [way for way in WAYS if way != NOW])
 def test_goes_on_at_the_next_step(jobs: Sweep, whole: Path, way: str) -> None:
     number = WAYS.index(way)
     (row,) = jobs.wait(number)
@@ -75,7 +78,7 @@ def test_goes_on_at_the_next_step(jobs: Sweep, whole: Path, way: str) -> None:
 
 def test_a_second_request_means_now(jobs: Sweep) -> None:
     """It is not obeyed after the step, nor after a save: the run ends as it stands, and that is no success."""
-    number = len(WAYS) - 1
+    number = WAYS.index(NOW)
     (row,) = jobs.wait(number)
     assert row["state"] == "failed" and row["attempts"] == 1, jobs.output(number)
     assert len(jobs.made(number)) <= 5
