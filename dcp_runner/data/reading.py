@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from math import ceil
@@ -75,8 +76,18 @@ def load(samples: Seeded, keys: Iterable[list[Key]], workers: int, ahead: int = 
         num_workers=workers,
         prefetch_factor=max(2, ceil(ahead / workers)) if workers else None,
         collate_fn=collate,
+        worker_init_fn=_leave_signals_to_the_rank,
         generator=torch.Generator(),
     )
+
+
+def _leave_signals_to_the_rank(worker: int) -> None:
+    """A scheduler sends its signals to all processes of a job, and torch's workers die by them, under a rank that wants
+    to save first. So the first SIGTERM counts for nothing; the next one does, because it may be the rank's own.
+    """
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def collate(items: Sequence[Any]) -> Batch:

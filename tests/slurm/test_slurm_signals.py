@@ -12,7 +12,7 @@ from conftest import BIN, Cluster, Submit, Sweep, contents
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 
 STEPS = 40
-JOB = ["parallel=ddp", "parallel.dp=2", f"trainer.max_steps={STEPS}", "seed=3"]
+JOB = ["parallel=ddp", "parallel.dp=2", "data.workers=1", f"trainer.max_steps={STEPS}", "seed=3"]
 NOW = "SIGTERM twice"
 WAYS = ["at once", NOW, "notice", "to one rank", "notice, then SIGTERM", "scontrol requeue", "SIGTERM"]
 
