@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from math import ceil
+from threading import Thread
 from typing import Any
 
 import torch
@@ -83,11 +85,18 @@ def load(samples: Seeded, keys: Iterable[list[Key]], workers: int, ahead: int = 
 
 def _leave_signals_to_the_rank(worker: int) -> None:
     """A scheduler sends its signals to all processes of a job, and torch's workers die by them, under a rank that wants
-    to save first. So the first SIGTERM counts for nothing; the next one does, because it may be the rank's own.
+    to save first. So a worker ends by a SIGTERM of its rank only.
     """
-    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    Thread(target=_obey_the_rank, daemon=True).start()
     for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _obey_the_rank() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)
 
 
 def collate(items: Sequence[Any]) -> Batch:

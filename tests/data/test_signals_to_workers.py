@@ -5,10 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import time
+import subprocess
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import torch
@@ -42,28 +40,22 @@ def worker_of(reader: Reader, step: int) -> int:
     return int(pids[0])
 
 
-def catches(pid: int, number: int) -> bool:
-    status = Path(f"/proc/{pid}/status").read_text()
-    (mask,) = [line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:")]
-    return bool(int(mask, 16) >> number - 1 & 1)
+def send(number: int, pid: int) -> None:
+    """From a process that is neither the worker's rank nor the worker, as a scheduler's."""
+    subprocess.run(["kill", f"-{number}", str(pid)], check=True)
 
 
 def test_it_goes_on_reading(reader: Reader) -> None:
     worker = worker_of(reader, 0)
-    for number in SENT:
-        os.kill(worker, number)
+    for number in (*SENT, *SENT):
+        send(number, worker)
     assert [worker_of(reader, step) for step in range(1, 50)] == [worker] * 49
 
 
-def test_the_second_request_ends_it(reader: Reader) -> None:
+def test_its_rank_ends_it(reader: Reader) -> None:
     worker = worker_of(reader, 0)
-    os.kill(worker, signal.SIGTERM)
-    deadline = time.monotonic() + 60
-    while catches(worker, signal.SIGTERM):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    send(signal.SIGTERM, worker)
     (process,) = [child for child in multiprocessing.active_children() if child.pid == worker]
-    with suppress(RuntimeError):  # of torch, who watches its workers
-        os.kill(worker, signal.SIGTERM)
-        process.join(60)
-    assert process.exitcode == -signal.SIGTERM
+    process.terminate()
+    process.join(60)
+    assert process.exitcode == 0
