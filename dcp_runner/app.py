@@ -43,7 +43,7 @@ hydra_main = partial(entering.hydra_main, meant=with_the_recorded)
 
 def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
     """Train what a composed configuration describes, on as many ranks as it asks for. Gives the last value of
-    `optimized_metric`; None: the run has no such metric, or was a dry one.
+    `optimized_metric` (rank 0, or the launcher of the ranks); None: the run has no such metric, or was a dry one.
 
     1. check everything; a bad configuration ends with one report and exit code 2
     2. with `dry_run`, show the plan and return
@@ -67,6 +67,8 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
         raise RunFailed("a job of the sweep has failed")
     if code:
         sys.exit(code)
+    if cfg.get("dry_run") or (world is not None and world.rank > 0):
+        return None  # what the job returns is rank 0's to say, and the others need not all read its file
     value = result_of(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
     return None if value is None else float(value)
 

@@ -1,8 +1,8 @@
 """The first module of a task that submitit starts: it takes the notices, and imports the rest, which takes seconds.
 
 A notice that comes meanwhile is remembered, and obeyed at the first step boundary; one that came while Python started
-has been held back until now. Submitit's own handlers, which come
-in between, do not touch both of them, so the flag is found by the one that replaces it.
+has been held back until now. Submitit's own handlers, which come in between, do not touch both of them, so the flag
+is found by the one that replaces it.
 """
 
 from __future__ import annotations

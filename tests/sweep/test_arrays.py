@@ -11,7 +11,7 @@ from dcp_runner.config import RunConfig
 from dcp_runner.sweep.record import JobRecord, Sweep
 from dcp_runner.train.config import ResourcesConfig
 from hydra_plugins.dcp_launcher._config import DcpSlurmConfig
-from hydra_plugins.dcp_launcher._shape import Planned
+from hydra_plugins.dcp_launcher._shape import Planned, without_time
 from hydra_plugins.dcp_launcher._submit import batch_scripts
 
 OPTIONS = {key: value for key, value in vars(DcpSlurmConfig()).items() if key != "_target_"}
@@ -52,6 +52,15 @@ def test_python_may_be_another_one(tmp_path: Path) -> None:
     options = OPTIONS | {"python": "apptainer exec lab.sif python3"}
     (script,) = batch_scripts(Sweep(path=tmp_path, scheduler="slurm"), [planned(0, 1)], options, [])
     assert "sh apptainer exec lab.sif python3 -u -m dcp_runner.launch.task" in script
+
+
+@pytest.mark.parametrize(
+    ("time_min", "notice_s", "refused"), [(None, 120, False), (2, 119, False), (2, 120, True), (1, 120, True)]
+)
+def test_a_time_limit_that_leaves_nothing_before_the_notice(time_min: int | None, notice_s: int, refused: bool) -> None:
+    told = without_time(planned(3, 1, time_min), notice_s)
+    assert bool(told) == refused
+    assert not told or ("job 3: resources.time_min=" in told[0] and f"signal_delay_s={notice_s}" in told[0])
 
 
 def test_other_resources_are_another_array(tmp_path: Path) -> None:
