@@ -125,9 +125,10 @@ def _submit(
     try:
         return (submit_to_slurm if sweep.scheduler == "slurm" else submit_here)(sweep, ready, options, setup)
     except (FailedJobError, RuntimeError) as error:
-        here = [str(job.record.number) for job in jobs if job.record.ids]
-        done = f"; submitted are only the jobs {', '.join(here)}" if here else ""
-        raise NotSubmitted(f"{sweep.scheduler} takes no job{done}: {error}") from error
+        taken = [str(job.record.number) for job in jobs if job.record.ids]
+        done = f"; submitted are only the jobs {', '.join(taken)}" if taken else ""
+        here = "\n(hydra/launcher=dcp_local runs the jobs on this machine)" if sweep.scheduler == "slurm" else ""
+        raise NotSubmitted(f"{sweep.scheduler} takes no job{done}: {error}{here}") from error
 
 
 def _show(scheduler: str, sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, Any]) -> None:
