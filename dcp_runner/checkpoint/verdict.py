@@ -35,8 +35,8 @@ Json = Any
 
 GRACE_S = 2.0
 """Seconds beyond the time-out after which the store itself counts as silent."""
-_OF_A_PHASE = ("arrived", "failed", "verdict", "permit")
-"""Keys in the store."""
+_FAILED = 2**32
+"""A failure in the count of a phase, of which the lower half counts the ranks that have arrived."""
 
 
 class StoreSilent(Exception):
@@ -56,6 +56,8 @@ class Verdicts:
         self._number = 0
         self._place = self._place_before = ""
         """Where this phase, and the one before, have their keys."""
+        self._permit = ""
+        """Key of a permit that this rank was given in the phase before."""
 
     def agree(self, phase: str, work: Callable[[], T]) -> T:
         """Do the work on this rank, and return its value if every rank's work succeeded.
@@ -94,8 +96,8 @@ class Verdicts:
 
         Raises PermissionError where one has.
         """
-        permit = f"{self._place}/permit"
-        if self._in_time(0, lambda: self._store.compare_set(permit, "", "granted")) != b"granted":
+        self._permit = f"{self._place}/permit"
+        if self._in_time(0, lambda: self._store.compare_set(self._permit, "", "granted")) != b"granted":
             raise PermissionError("the other ranks have given up waiting for this one")
 
     def _patience(self, start: float, payload: bool) -> float:
@@ -123,19 +125,25 @@ class Verdicts:
             raise CheckpointError(phase, failures, verdict["alive"]) from cause
 
     def _verdict(self, place: str, patience_s: float, failure: Failure | None) -> Json:
+        if self._permit and not self._permit.startswith(f"{place}/"):
+            self._store.delete_key(self._permit)
+            self._permit = ""
         self._store.set(f"rank/{self.rank}", json.dumps([place, failure.__dict__ if failure else None]))
-        failed = self._store.add(f"{place}/failed", int(failure is not None))
-        if self._store.add(f"{place}/arrived", 1) == self.world_size:
-            for key in _OF_A_PHASE if self._place_before else ():
-                self._store.delete_key(f"{self._place_before}/{key}")
-            failed = self._store.add(f"{place}/failed", 0)
-            return self._rule(place, self._judge(place) if failed else {"failures": [], "alive": []})
+        count = self._store.add(f"{place}/count", 1 if failure is None else 1 + _FAILED)
+        if count % _FAILED == self.world_size:
+            self._forget(self._place_before)
+            return self._rule(place, self._judge(place) if count >= _FAILED else {"failures": [], "alive": []})
         try:
             self._store.wait([f"{place}/verdict"], timedelta(seconds=patience_s))
         except dist.DistStoreError:
             self._store.compare_set(f"{place}/permit", "", "denied")
             return self._rule(place, self._judge(place))
         return json.loads(self._store.get(f"{place}/verdict"))
+
+    def _forget(self, place: str) -> None:
+        """Remove the keys of a phase that all ranks have left."""
+        for key in ("count", "verdict") if place else ():
+            self._store.delete_key(f"{place}/{key}")
 
     def _rule(self, place: str, verdict: Json) -> Json:
         """The verdict that was written first, ours or another rank's."""

@@ -11,8 +11,8 @@ from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.topology import Topology
 
-MEETING = 2
-"""Keys of each of this test's own meetings."""
+MEETINGS = 4
+"""Keys of this test's own two meetings in each round."""
 CONNECTION = 2
 """Keys by which gloo connects two ranks, anew after each failure."""
 
@@ -33,9 +33,9 @@ def test_the_store_does_not_grow_with_saves_loads_and_failures(tmp_path: Path) -
                 box.state = {"a": 1}
             coordinator.list()
             rank.meet_again(f"after {step}")
-            sizes.append(rank._store.num_keys() - MEETING * step)
+            sizes.append(rank._store.num_keys() - MEETINGS * (step - 1))
+            rank.meet_again(f"counted {step}")
         return sizes
 
-    first, *_ = everyone = run(body, 2)
-    assert first == [first[0]] * 3 + [first[0] + CONNECTION * failures for failures in (1, 2, 3)]
-    assert everyone == [first] * 2
+    for sizes in run(body, 2):  # to one key more or less, because the other rank may be at the next meeting already
+        assert abs(sizes[2] - sizes[0]) <= 1 and sizes[5] - sizes[2] <= 3 * CONNECTION + 1, sizes
