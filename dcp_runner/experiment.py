@@ -22,6 +22,7 @@ from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
 from dcp_runner.train.loop import Trainer, to_device
 from dcp_runner.train.place import random_stream
+from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
 from dcp_runner.train.resume import Wish, resume
@@ -44,7 +45,8 @@ def train(config: RunConfig, run: RunContext) -> None:
     topology = topology_of(config.parallel, run.local_world_size)
     parts = build(config, topology, device)
     feed = feed_of(config, topology, run.rank, parts.strategy)
-    parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
+    with autocast(device, config.trainer.precision):
+        parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
     progress, callbacks = Progress(), callbacks_of(config)
     keep = config.checkpoint.keep
     coordinator = CheckpointCoordinator(

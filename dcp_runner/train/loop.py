@@ -19,9 +19,10 @@ from dcp_runner.checkpoint.rng import RngState
 from dcp_runner.data.feed import Feed
 from dcp_runner.train.agreement import agree, mean
 from dcp_runner.train.callbacks import Callbacks
-from dcp_runner.train.config import Precision, TrainerConfig
+from dcp_runner.train.config import TrainerConfig
 from dcp_runner.train.gradients import clip
 from dcp_runner.train.policies import SavePolicy, superfluous
+from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report
 from dcp_runner.train.signals import StopFlag
@@ -75,7 +76,7 @@ class Trainer:
         self.model.train()
         batches = [to_device(batch, self.device) for batch in self.feed.next()]
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with autocast(self.device, self.config.precision):
             loss = self.strategy.step(self.model, batches, self.loss)
         norm = self.strategy.norm(self.model)
         if self.config.clip_norm is not None:
@@ -96,7 +97,7 @@ class Trainer:
         assert self.evaluation is not None
         self.model.eval()
         total, count = 0.0, 0
-        with rng_put_back(), torch.no_grad(), self._autocast():
+        with rng_put_back(), torch.no_grad(), autocast(self.device, self.config.precision):
             for batch, samples in self.evaluation():
                 loss = self.strategy.evaluate(self.model, to_device(batch, self.device), self.loss)
                 if loss is not None and samples:
@@ -117,9 +118,6 @@ class Trainer:
         for old in self.coordinator.delete(superfluous(metrics_of, keep, protected)):
             self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
         self.callbacks.call("on_save", self, path)
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16)
 
 
 @contextmanager
