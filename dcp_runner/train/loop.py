@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from dcp_runner.checkpoint.config import CheckpointConfig
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.rng import RngState
 from dcp_runner.data.feed import Feed
-from dcp_runner.train.agreement import agree, mean
+from dcp_runner.train.agreement import StepOutcome, agree, mean
 from dcp_runner.train.callbacks import Callbacks
-from dcp_runner.train.config import TrainerConfig
+from dcp_runner.train.config import NonFinite, TrainerConfig
+from dcp_runner.train.errors import NonFiniteError
+from dcp_runner.train.finite import bad_gradients, by_ranks, not_finite
 from dcp_runner.train.gradients import clip
 from dcp_runner.train.policies import SavePolicy, superfluous
 from dcp_runner.train.precision import autocast
@@ -72,13 +75,18 @@ class Trainer:
                 raise SystemExit(128 + outcome.stop)
         self.callbacks.call("on_end", self)
 
-    def _step(self, policy: SavePolicy) -> Any:
+    def _step(self, policy: SavePolicy) -> StepOutcome:
         self.model.train()
         batches = [to_device(batch, self.device) for batch in self.feed.next()]
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
             loss = self.strategy.step(self.model, batches, self.loss)
         norm = self.strategy.norm(self.model)
+        own = None if loss is None else float(loss)
+        outcome = agree(own, float(norm), policy.overdue(), self.stop.signal)
+        if not outcome.finite:
+            found = not_finite({"loss": own, "gradient norm": float(norm)})
+            self._not_finite(self.progress.step + 1, found + bad_gradients(self.model.named_parameters()))
         if self.config.clip_norm is not None:
             clip(self.model.parameters(), self.config.clip_norm, norm)
         lr = float(self.scheduler.get_last_lr()[0])
@@ -86,11 +94,26 @@ class Trainer:
         self.scheduler.step()
         self.progress.step += 1
         self.progress.samples = self.feed.consumed
-        outcome = agree(loss, policy.overdue(), self.stop.signal)
         metrics = {"loss": outcome.loss, "lr": lr, "grad_norm": float(norm)}
         self.report.step(self.progress.step, metrics)
         self.callbacks.call("on_step", self, metrics)
         return outcome
+
+    def _not_finite(self, step: int, found: list[str]) -> None:
+        """Stop all ranks, or warn on rank 0, if any rank has found something; `found` is what this one has.
+
+        Raises NonFiniteError.
+        """
+        told = by_ranks(self.coordinator.comm.exchange("step", found))
+        if told and self.config.nonfinite is NonFinite.stop:
+            steps, root = self.coordinator.steps(), self.coordinator.storage.root
+            raise NonFiniteError(
+                f"step {step} is not finite: {told}. Nothing of it is saved; "
+                f"{f'checkpoint-{steps[-1]} is the last one' if steps else 'there is no checkpoint'} in {root}. "
+                "Try a lower optim.lr or trainer.clip_norm, or other data; trainer.nonfinite=warn goes on as it is"
+            )
+        if told:
+            self.report.warning(step, "nonfinite", f"step {step} is not finite: {told}")
 
     def _evaluate(self) -> dict[str, float]:
         """The mean loss over the evaluation set; the random generators are left as they were."""
@@ -104,6 +127,8 @@ class Trainer:
                     total += float(loss) * samples
                     count += samples
         metrics = {"eval_loss": mean(total, count)}
+        if not math.isfinite(metrics["eval_loss"]):
+            self._not_finite(self.progress.step, not_finite({"eval_loss": total}))
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
         return metrics

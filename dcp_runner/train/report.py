@@ -33,7 +33,10 @@ class Report:
         """After a checkpoint is committed."""
 
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
-        """Something happened: saved, deleted, resumed, diverged. `text` is for people."""
+        """Something happened: saved, deleted, resumed, nonfinite. `text` is for people."""
+
+    def warning(self, step: int, event: str, text: str) -> None:
+        """The same, of something that people should look at."""
 
     def close(self) -> None:
         """After the last step, or on the way out of a failure."""
@@ -79,6 +82,10 @@ class RunReport(Report):
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
         self._write({"step": step, "event": event, **more})
         log.info("%s", text)
+
+    def warning(self, step: int, event: str, text: str) -> None:
+        self._write({"step": step, "event": event})
+        log.warning("%s", text)
 
     def close(self) -> None:
         if self._bar:
