@@ -71,7 +71,6 @@ def train(config: RunConfig, run: RunContext) -> None:
         name = key.removeprefix("optim.")
         set_option(parts.optimizer, parts.scheduler, name, config.optim[name])
     tell_start(report, run, coordinator, loaded, config.resume_override)
-    own = loaded is not None and loaded.path.parent == coordinator.storage.root
     trainer = Trainer(
         config=config.trainer,
         checkpoint=config.checkpoint,
@@ -88,7 +87,7 @@ def train(config: RunConfig, run: RunContext) -> None:
         report=report,
         stop=run.stop,
         device=device,
-        source=loaded.step if own and loaded else None,
+        source=own_step(loaded, coordinator),
     )
     try:
         trainer.run()
@@ -96,6 +95,15 @@ def train(config: RunConfig, run: RunContext) -> None:
         report.close()
         feed.close()
     tell_end(coordinator, run)
+
+
+def own_step(loaded: LoadReport | None, coordinator: CheckpointCoordinator) -> int | None:
+    """Step of the checkpoint that the run resumed from, if it is one of its own, however its path was spelt."""
+    if loaded is None:
+        return None
+    folder, root = loaded.path, coordinator.storage.root
+    own = coordinator.comm.from_first("find", lambda: folder.resolve().parent.samefile(root))
+    return loaded.step if own else None
 
 
 def device_of(wish: Device, run: RunContext) -> torch.device:

@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.config import RunConfig, did_you_mean, to_plain
 from dcp_runner.launch.degrees import AXES, degrees, world_size
 from dcp_runner.launch.targets import locate, node_problems, signature_problems
+from dcp_runner.train.policies import recorded
 
 COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
 """Parts of the training state that a checkpoint holds and whose sharing can be declared."""
@@ -192,8 +194,19 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
             f"dp {parallel.dp} x fsdp {parallel.fsdp} x accumulate {trainer.accumulate} = {share}; "
             f"try {f'{below} or ' if below else ''}{above}"
         )
+    yield from _metric(config)
     if config.resources.nodes >= 1 and size % config.resources.nodes:
         yield f"resources.nodes={config.resources.nodes}: {size} ranks do not divide into as many equal nodes"
+
+
+def _metric(config: RunConfig) -> Iterator[str]:
+    """The default metric is no problem: without an evaluation it only keeps nothing."""
+    metric, evaluates = config.checkpoint.keep.metric, config.data.eval is not None and bool(config.trainer.eval_every)
+    known = recorded(evaluates)
+    by_callback = evaluates and config.callbacks  # they may add to the metrics of an evaluation
+    if metric not in known and metric != KeepConfig.metric and not by_callback:
+        near = did_you_mean(metric, known)
+        yield f"checkpoint.keep.metric={metric}: nothing records it{near}; this run has {', '.join(known)}"
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dcp_runner.checkpoint.config import CheckpointConfig
+from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.rng import RngState
 from dcp_runner.data.feed import Feed
@@ -24,12 +26,14 @@ from dcp_runner.train.config import NonFinite, TrainerConfig
 from dcp_runner.train.errors import NonFiniteError
 from dcp_runner.train.finite import bad_gradients, by_ranks, not_finite
 from dcp_runner.train.gradients import clip
-from dcp_runner.train.policies import SavePolicy, superfluous
+from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, superfluous
 from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report
 from dcp_runner.train.signals import StopFlag
 from dcp_runner.train.strategy import Batch, Loss, Strategy
+
+log = logging.getLogger("dcp_runner.train")
 
 
 @dataclass(kw_only=True)
@@ -47,7 +51,7 @@ class Trainer:
     feed: Feed
     evaluation: Callable[[], Iterator[tuple[Batch, int]]] | None
     """A new pass over this rank's part of the evaluation set: batches and the samples that count, as often on every
-    rank."""
+    rank. None: the run never evaluates."""
     progress: Progress
     callbacks: Callbacks
     coordinator: CheckpointCoordinator
@@ -61,19 +65,29 @@ class Trainer:
         """Train. Raises SystemExit with 128 + signal after a save, where a signal asked to stop."""
         policy = SavePolicy.of(self.checkpoint, time.monotonic)
         self.report.start(self.progress.step, self.config.max_steps)
+        every = self.config.eval_every if self.evaluation else None
+        if told := about_best(self.checkpoint, every):
+            log.info("%s", told)
         self.callbacks.call("on_start", self)
         while self.progress.step < self.config.max_steps:
             outcome = self._step(policy)
             step, last = self.progress.step, self.progress.step == self.config.max_steps
+            save = policy.due(step, outcome.overdue) or (last and self.checkpoint.at_end) or outcome.stop
             metrics = {"loss": outcome.loss}
-            if self.evaluation and self.config.eval_every and (step % self.config.eval_every == 0 or last):
+            unknown = save and not outcome.stop and needs_metric(self.checkpoint)
+            if every is not None and (last or step % every == 0 or unknown):
                 metrics |= self._evaluate()
-            if policy.due(step, outcome.overdue) or (last and self.checkpoint.at_end) or outcome.stop:
+            if save:
                 self._save(metrics)
                 policy.saved()
             if outcome.stop and not last:
                 raise SystemExit(128 + outcome.stop)
         self.callbacks.call("on_end", self)
+
+    @cached_property
+    def keep(self) -> KeepConfig:
+        """The retention that is in force."""
+        return effective(self.checkpoint.keep, self.evaluation is not None)
 
     def _step(self, policy: SavePolicy) -> StepOutcome:
         self.model.train()
@@ -135,14 +149,22 @@ class Trainer:
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
-        path = self.coordinator.save(step, {name: value for name, value in metrics.items() if value == value})
+        known = {name: value for name, value in metrics.items() if value == value}
+        path = self.coordinator.save(step, known)
         self.report.saved(step, path, time.monotonic() - began)
-        keep = self.checkpoint.keep
-        metrics_of = {s: m.metrics for s, m in self.coordinator.list().items()} if keep.last is not None else {}
-        protected = [self.source] if self.source is not None else []
-        for old in self.coordinator.delete(superfluous(metrics_of, keep, protected)):
-            self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
+        if self.keep.last is not None:
+            if self.keep.best and self.keep.metric not in known:
+                text = f"checkpoint-{step} has no {self.keep.metric}, so it cannot be one of the best"
+                self.report.event(step, "unmeasured", text)
+            self._retain()
         self.callbacks.call("on_save", self, path)
+
+    def _retain(self) -> None:
+        """Delete what no rule of checkpoint.keep keeps."""
+        metrics_of = {step: manifest.metrics for step, manifest in self.coordinator.list().items()}
+        protected = [self.source] if self.source is not None else []
+        for old in self.coordinator.delete(superfluous(metrics_of, self.keep, protected)):
+            self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
 
 
 @contextmanager
