@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcp_runner.checkpoint.reading import parse_manifest, read_manifest
+from dcp_runner.train.metrics_file import open_to_append
 from dcp_runner.train.trackers import Trackers
 
 log = logging.getLogger("dcp_runner.train")
@@ -46,7 +47,7 @@ class RunReport(Report):
     """Rank 0's."""
 
     def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool, trackers: Trackers) -> None:
-        self._file = metrics_file.open("a", encoding="utf-8")
+        self._file = open_to_append(metrics_file)
         self._attempt = attempt
         self._every = every_steps
         self._trackers = trackers
