@@ -70,7 +70,7 @@ def target_problems(config: RunConfig) -> list[str]:
     found += node_problems("data.train", config.data.train)
     if config.data.eval is not None:
         found += node_problems("data.eval", config.data.eval)
-    found += node_problems("optim", config.optim, given=("params",))
+    found += [*node_problems("optim", config.optim, given=("params",))] or _closure_problems(config.optim)
     for name, node in config.callbacks.items():
         found += node_problems(f"callbacks.{name}", node)
     for name, node in config.logger.trackers.items():
@@ -128,6 +128,18 @@ def _loss_problems(node: Mapping[str, Any]) -> Iterator[str]:
             yield f"loss._target_={node['_target_']}: a class; a function of (outputs, targets) is needed"
             return
     yield from node_problems("loss", node, given=("outputs", "targets"))
+
+
+def _closure_problems(node: Mapping[str, Any]) -> Iterator[str]:
+    kind: Any = locate(str(node["_target_"]))
+    if not (inspect.isclass(kind) and hasattr(kind, "step")):
+        return
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        yield (
+            f"optim._target_={node['_target_']}: its step computes the loss several times, by a closure, and the "
+            "training loop computes it once; take another optimizer"
+        )
 
 
 def _ranges(plain: Mapping[str, Any]) -> Iterator[str]:

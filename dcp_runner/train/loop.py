@@ -26,6 +26,7 @@ from dcp_runner.train.config import NonFinite, TrainerConfig
 from dcp_runner.train.errors import NonFiniteError
 from dcp_runner.train.finite import bad_gradients, by_ranks, not_finite
 from dcp_runner.train.gradients import clip
+from dcp_runner.train.modes import switch
 from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, superfluous
 from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
@@ -91,6 +92,7 @@ class Trainer:
 
     def _step(self, policy: SavePolicy) -> StepOutcome:
         self.model.train()
+        switch(self.optimizer, "train")
         batches = [to_device(batch, self.device) for batch in self.feed.next()]
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
@@ -106,6 +108,7 @@ class Trainer:
         lr = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
+        switch(self.optimizer, "eval")
         self.progress.step += 1
         self.progress.samples = self.feed.consumed
         metrics = {"loss": outcome.loss, "lr": lr, "grad_norm": float(norm)}
@@ -140,6 +143,7 @@ class Trainer:
                 if loss is not None and samples:
                     total += float(loss) * samples
                     count += samples
+        self.strategy.evaluated(self.model)
         metrics = {"eval_loss": mean(total, count)}
         if not math.isfinite(metrics["eval_loss"]):
             self._not_finite(self.progress.step, not_finite({"eval_loss": total}))
