@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -109,7 +110,8 @@ class Trainer:
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
-        path = self.coordinator.save(step, {name: value for name, value in metrics.items() if value == value})
+        finite = {name: value for name, value in metrics.items() if value == value}
+        path = self.coordinator.save(step, finite, add_files=partial(self.callbacks.call, "add_files", self))
         self.report.saved(step, path, time.monotonic() - began)
         keep = self.checkpoint.keep
         metrics_of = {s: m.metrics for s, m in self.coordinator.list().items()} if keep.last is not None else {}
