@@ -17,6 +17,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from dcp_runner.checkpoint.errors import SupersededError
@@ -68,6 +69,7 @@ class Storage:
     def leave_mark(self) -> str:
         """Make the root and a file in it, for the other ranks to see; its name."""
         make_folder(self.root)
+        flush_way(self.root)
         mark = f".mark-{os.getpid()}-{os.urandom(4).hex()}"
         (self.root / mark).touch()
         return mark
@@ -168,6 +170,15 @@ def listing(folder: Path) -> dict[str, int | None]:
             if not stat.S_ISDIR(about.st_mode) and relative != MANIFEST and not name.startswith(IGNORED):
                 sizes[relative] = about.st_size if stat.S_ISREG(about.st_mode) else None
     return sizes
+
+
+def flush_way(folder: Path) -> None:
+    """Flush the folders that lead to this one on its file system, whoever made them, as far as this user may."""
+    for above in folder.resolve().parents:
+        with suppress(OSError):  # their owner has flushed them, as a rule long ago
+            sync(above)
+        if above.is_mount():
+            break
 
 
 def flush(folder: Path, name: str) -> None:

@@ -9,6 +9,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from dcp_runner.checkpoint.files import writing
+
 
 class Tracker(Protocol):
     """Where metrics go besides metrics.jsonl. Rank 0 makes one in every attempt, as `Kind(run_dir, run_id, **options)`;
@@ -87,8 +89,9 @@ def begin(run_dir: Path) -> tuple[str, int]:
     if file.is_file():
         return file.read_text().strip(), _last_step(run_dir / "metrics.jsonl")
     new = file.with_suffix(".new")
-    new.write_text(f"{uuid.uuid4().hex}\n")
-    new.replace(file)
+    with writing(file):
+        new.write_text(f"{uuid.uuid4().hex}\n")
+        new.replace(file)
     return file.read_text().strip(), 0
 
 

@@ -133,20 +133,21 @@ def test_what_cannot_be_added_fails_the_save_and_nothing_is_committed(kind: str,
     coordinator.verify(coordinator.save(1, add_files=tokenizer))
 
 
-def test_they_are_on_the_disk_before_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every file, and every folder that leads to it from the root of the checkpoints."""
-    flushed: list[str] = []
+def test_all_is_on_the_disk_before_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file, theirs too, every folder that leads to it, and every one that had to be made above."""
+    flushed: set[str] = set()
     real = os.rename
 
     def rename(source: Path, target: Path) -> None:
-        staged = {*Path(source).rglob("*"), Path(source)}
-        missing = [path for path in staged if str(path) not in flushed]
-        assert not missing, missing
+        assert {str(path) for path in (source, *source.rglob("*"))} <= flushed
         real(source, target)
 
-    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.add(os.readlink(f"/proc/self/fd/{descriptor}")))
     monkeypatch.setattr(os, "rename", rename)
     root = tmp_path / "outputs" / "run" / "checkpoints"
-    _, coordinator = boxed(root, {"step": 1})
-    coordinator.save(1, add_files=tokenizer)
-    assert {str(tmp_path), str(tmp_path / "outputs"), str(tmp_path / "outputs" / "run"), str(root)} <= set(flushed)
+    boxed(root, {"step": 1})[1].save(1, add_files=tokenizer)
+    above = {str(folder) for folder in (root, *root.parents) if tmp_path in (folder, *folder.parents)}
+    assert above <= flushed
+    flushed.clear()
+    boxed(root)[1].check_storage()
+    assert above - {str(root)} <= flushed, "where others have made them too, at the start of a run"
