@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from dcp_runner.assemble import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of, trackers_of
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.rng import seed_all
 from dcp_runner.config import ResumeRng, RunConfig
@@ -121,7 +122,10 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
     """
     if run.rank != 0:
         return Report()
-    config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
+    file = config_file(run.run_dir, str(run.attempt))
+    with writing(file):  # whole or not at all: the next start reads it
+        file.with_suffix(".new").write_text(json.dumps(run.config, indent=2))
+        file.with_suffix(".new").replace(file)
     logger, trackers = config.logger, trackers_of(config, run.run_dir)
     return RunReport(run.run_dir / "metrics.jsonl", run.attempt, logger.every_steps, logger.progress, trackers)
 

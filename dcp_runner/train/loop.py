@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -154,7 +154,7 @@ class Trainer:
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
         known = {name: value for name, value in metrics.items() if value == value}
-        path = self.coordinator.save(step, known)
+        path = self.coordinator.save(step, known, add_files=partial(self.callbacks.call, "add_files", self))
         self.report.saved(step, path, time.monotonic() - began)
         if self.keep.last is not None:
             if self.keep.best and self.keep.metric not in known:

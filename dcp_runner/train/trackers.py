@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.train.metrics_file import entries
 
 
@@ -88,8 +89,9 @@ def begin(run_dir: Path) -> tuple[str, int]:
     if file.is_file():
         return file.read_text().strip(), _last_step(run_dir / "metrics.jsonl")
     new = file.with_suffix(".new")
-    new.write_text(f"{uuid.uuid4().hex}\n")
-    new.replace(file)
+    with writing(file):
+        new.write_text(f"{uuid.uuid4().hex}\n")
+        new.replace(file)
     return file.read_text().strip(), 0
 
 
