@@ -160,8 +160,9 @@ class TrainerConfig:
     precision: Precision = Precision.fp32
     """fp32, or bf16 autocast."""
     nonfinite: NonFinite = NonFinite.stop
-    """What a loss, a gradient norm or an evaluation that is not finite does: stop ends the run with an error before
-    the optimizer's step, and nothing is saved at or after that step; warn only says so."""
+    """What a loss or a gradient norm that is not finite does: stop ends the run with an error before the optimizer's
+    step, and nothing is saved at or after that step; warn only says so. The same for an evaluation, and for weights
+    that are to be saved."""
     device: Device = Device.auto
     """auto takes CUDA where there is a GPU for every rank."""
 
