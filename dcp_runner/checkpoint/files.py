@@ -29,17 +29,18 @@ _WORDS = {errno.EEXIST: "another file, a folder or a link to nothing stands ther
 
 
 @contextmanager
-def reading(name: str) -> Iterator[None]:
-    """Around every access to what a checkpoint holds; `name` is its path inside the checkpoint, for the message.
+def reading(path: Path, name: str) -> Iterator[None]:
+    """Around every access to what a checkpoint holds; `name` is its path inside the checkpoint.
 
-    Raises IntegrityError where it is missing or no regular file, FileAccessError where it cannot be read.
+    Raises IntegrityError with the name where it is missing or no regular file, FileAccessError with the path where it
+    cannot be read.
     """
     try:
         yield
     except OSError as error:
         if error.errno in _DAMAGE:
             raise IntegrityError(f"{name}: {_DAMAGE[error.errno]} ({error.strerror})") from error
-        raise FileAccessError(f"{name}: cannot be read: {cause(error)}") from error
+        raise FileAccessError(f"{path}: cannot be read: {cause(error)}") from error
 
 
 @contextmanager

@@ -27,6 +27,8 @@ from dcp_runner.checkpoint.reading import advice, check_files, check_whole, find
 from dcp_runner.checkpoint.storage import Storage
 
 log = logging.getLogger("dcp_runner.checkpoint")
+SHOWN = 8
+"""Names in a message."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,9 @@ def load(
     """
     with chosen(comm, storage, which, best) as (folder, manifest, unlisted):
         if unlisted and comm.rank == 0:
-            log.warning("%s: not listed in its manifest, and so not read: %s", folder.name, ", ".join(unlisted))
+            more = f" and {len(unlisted) - SHOWN} more" if len(unlisted) > SHOWN else ""
+            names = ", ".join(unlisted[:SHOWN]) + more
+            log.warning("%s: not listed in its manifest, and so not read: %s", folder.name, names)
         opened = ExitStack()
         try:
             pending, notes = comm.agree(

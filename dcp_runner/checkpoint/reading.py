@@ -41,7 +41,8 @@ def read_manifest(folder: Path) -> bytes:
 
     Raises IntegrityError where there is none, FileAccessError where it cannot be read.
     """
-    with reading(f"{folder.name}: {MANIFEST}"), open_regular(folder / MANIFEST) as file:
+    path = folder / MANIFEST
+    with reading(path, f"{folder.name}: {MANIFEST}"), open_regular(path) as file:
         return file.read()
 
 
@@ -64,7 +65,7 @@ def check_whole(folder: Path) -> Whole:
     """
     data = read_manifest(folder)
     manifest = _manifest_of(folder, data)
-    with reading(folder.name):
+    with reading(folder, folder.name):
         found = listing(folder)
     problems = [_problem(name, record.size, found) for name, record in manifest.files.items()]
     if any(problems):

@@ -106,8 +106,8 @@ class TensorFile:
     """
 
     def __init__(self, path: Path, name: str, *, size: int, digest: str) -> None:
-        self.name = name
-        with reading(name), ExitStack() as on_failure:
+        self.name, self._path = name, path
+        with reading(path, name), ExitStack() as on_failure:
             self._file = on_failure.enter_context(open_regular(path))
             self._data, self.about, self.tensors = self._open(size, digest)
             on_failure.pop_all()
@@ -117,7 +117,7 @@ class TensorFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with reading(self.name):
+        with reading(self._path, self.name):
             self._file.close()
 
     def _open(self, size: int, digest: str) -> tuple[int, dict[str, Json], dict[str, Stored]]:
@@ -156,7 +156,7 @@ class TensorFile:
 
     def _fill(self, name: str, number: int, block: memoryview) -> None:
         stored = self.tensors[name]
-        with reading(self.name):
+        with reading(self._path, self.name):
             self._file.seek(self._data + stored.start + number * BLOCK)
             count = self._file.readinto(block)
         if count != len(block):
@@ -181,7 +181,7 @@ def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> Stored:
 
 def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
     """Check a file that is not one of ours as a whole. Raises IntegrityError, FileAccessError."""
-    with reading(name), open_regular(path) as file:
+    with reading(path, name), open_regular(path) as file:
         found, hashed = os.fstat(file.fileno()).st_size, hash_file(file)
     if found != size or hashed != digest:
         raise IntegrityError(f"{name}: the bytes are not those that were written")

@@ -48,15 +48,19 @@ class TensorBoard:
     def __init__(self, run_dir: Path, run_id: str, folder: str = "tensorboard") -> None:
         with of_extra("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        self._writer: Any = SummaryWriter(run_dir / folder)
+        self._folder = run_dir / folder
+        with writing(self._folder):
+            self._writer: Any = SummaryWriter(self._folder)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # a killed run leaves no gap: what is in metrics.jsonl is not told again
+        with writing(self._folder):
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()  # a killed run leaves no gap: what is in metrics.jsonl is not told again
 
     def close(self) -> None:
-        self._writer.close()
+        with suppress(OSError):  # every step has been flushed, or was an error
+            self._writer.close()
 
 
 class Wandb:

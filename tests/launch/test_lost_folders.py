@@ -82,6 +82,11 @@ def folder_at(name: str) -> Callable[[Path], None]:
     return lambda run: (run / name).mkdir(parents=True)
 
 
+def test_a_full_disk_and_a_tracker(disk: Path, tmp_path: Path) -> None:
+    made = training(tmp_path, "logger=tensorboard", "trainer.max_steps=200", happens="fill")
+    failed(made, f"{disk}/run/", "cannot be written: No space left on device (ENOSPC)")
+
+
 def file_at(name: str) -> Callable[[Path], None]:
     def make(run: Path) -> None:
         (run / name).parent.mkdir(parents=True, exist_ok=True)
