@@ -14,6 +14,9 @@ from dcp_runner.checkpoint.scalars import type_name
 
 _SUB_BYTE = {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)}
 
+WHOLE = torch.empty(0)
+"""Stands where an array or a stream is wanted, which is cut nowhere."""
+
 
 def check_tensor(tensor: torch.Tensor) -> None:
     """Raises UnstorableError that says why the tensor cannot be stored."""

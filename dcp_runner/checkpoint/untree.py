@@ -55,7 +55,7 @@ class _Builder:
         if kind == "tensor":
             return self.tensors(inner if inner is not None else path, live)
         if kind == "ndarray":
-            return arrays.to_array(self.tensors(path, None), np.dtype(value["dtype"]))
+            return arrays.to_array(self.tensors(path, arrays.WHOLE), np.dtype(value["dtype"]))
         if kind == "enum":
             return self._enum(inner, path, live)
         if kind in ("tuple", "size", "deque", "namedtuple"):
@@ -64,7 +64,7 @@ class _Builder:
             members = [self.value(member, path, None) for member in value["v"]]
             return set(members) if kind == "set" else frozenset(members)
         if kind == "bytesio":
-            return arrays.to_stream(self.tensors(path, None))
+            return arrays.to_stream(self.tensors(path, arrays.WHOLE))
         if scalars.knows(kind):
             return self._scalar(value, path)
         self.problems.append(f"{path}: unknown kind {kind!r}; it was written by a newer version")
