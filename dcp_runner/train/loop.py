@@ -58,8 +58,12 @@ class Trainer:
         policy = SavePolicy.of(self.checkpoint, time.monotonic)
         self.report.start(self.progress.step, self.config.max_steps)
         self.callbacks.call("on_start", self)
+        begin = self.progress.step
+        self._rehearse()
         while self.progress.step < self.config.max_steps:
             outcome = self._step(policy)
+            if self.progress.step == begin + 1:
+                self._rehearse()  # optimizers have made their state
             step, last = self.progress.step, self.progress.step == self.config.max_steps
             metrics = {"loss": outcome.loss}
             if self.evaluation and self.config.eval_every and (step % self.config.eval_every == 0 or last):
@@ -106,6 +110,11 @@ class Trainer:
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
         return metrics
+
+    def _rehearse(self) -> None:
+        """What a save would refuse is told now, not hours later."""
+        if self.checkpoint.saves and self.progress.step < self.config.max_steps:
+            self.coordinator.rehearse()
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
