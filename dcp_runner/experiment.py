@@ -22,6 +22,7 @@ from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
 from dcp_runner.train.loop import Trainer, to_device
 from dcp_runner.train.place import random_stream
+from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
 from dcp_runner.train.resume import Wish, resume
@@ -44,7 +45,8 @@ def train(config: RunConfig, run: RunContext) -> None:
     topology = topology_of(config.parallel, run.local_world_size)
     parts = build(config, topology, device)
     feed = feed_of(config, topology, run.rank, parts.strategy)
-    parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
+    with autocast(device, config.trainer.precision):
+        parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
     progress, callbacks = Progress(), callbacks_of(config)
     keep = config.checkpoint.keep
     coordinator = CheckpointCoordinator(
@@ -69,7 +71,6 @@ def train(config: RunConfig, run: RunContext) -> None:
         name = key.removeprefix("optim.")
         set_option(parts.optimizer, parts.scheduler, name, config.optim[name])
     tell_start(report, run, coordinator, loaded, config.resume_override)
-    own = loaded is not None and loaded.path.parent == coordinator.storage.root
     trainer = Trainer(
         config=config.trainer,
         checkpoint=config.checkpoint,
@@ -86,7 +87,7 @@ def train(config: RunConfig, run: RunContext) -> None:
         report=report,
         stop=run.stop,
         device=device,
-        source=loaded.step if own and loaded else None,
+        source=own_step(loaded, coordinator),
     )
     try:
         trainer.run()
@@ -94,6 +95,15 @@ def train(config: RunConfig, run: RunContext) -> None:
         report.close()
         feed.close()
     tell_end(coordinator, run)
+
+
+def own_step(loaded: LoadReport | None, coordinator: CheckpointCoordinator) -> int | None:
+    """Step of the checkpoint that the run resumed from, if it is one of its own, however its path was spelt."""
+    if loaded is None:
+        return None
+    folder, root = loaded.path, coordinator.storage.root
+    own = coordinator.comm.from_first("find", lambda: folder.resolve().parent.samefile(root))
+    return loaded.step if own else None
 
 
 def device_of(wish: Device, run: RunContext) -> torch.device:

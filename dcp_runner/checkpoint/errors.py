@@ -6,6 +6,7 @@ UnstorableError(TypeError)      a state holds something that the format has no p
 IntegrityError(ValueError)      bytes on disk are not those that were written
 MismatchError(ValueError)       a checkpoint does not fit the live objects
 DivergedError(ValueError)       holders of one copy hold different values
+TilingError(ValueError)         the parts of a tensor, over all ranks, are not the tensor
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class MismatchError(ValueError):
 
 class DivergedError(ValueError):
     """State that is declared equal on several ranks is not."""
+
+
+class TilingError(ValueError):
+    """The ranks hold parts of a tensor that overlap, or that leave something out."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from dcp_runner.launch.job import Job
 from dcp_runner.launch.world import World
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
+from dcp_runner.train.errors import TrainError
 from dcp_runner.train.signals import StopFlag
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Recorded(AbstractContextManager["Recorded"]):
     def _note(self, error: BaseException) -> outcomes.Outcome:
         from dcp_runner.checkpoint.errors import CheckpointError
 
-        expected = isinstance(error, (CheckpointError, ConfigError))
+        expected = isinstance(error, (CheckpointError, ConfigError, TrainError))
         outcome = outcomes.outcome_of(error, self._context.rank, expected=expected)
         notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
         outcomes.write(notes, outcome)

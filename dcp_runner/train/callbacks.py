@@ -23,8 +23,10 @@ class Callback:
     def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
         """After each optimizer step; `metrics` has `loss`, the mean over the global batch, and `grad_norm`, `lr`."""
 
-    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
-        """After an evaluation; `metrics` has `eval_loss`."""
+    def on_evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+        """After an evaluation; `metrics` has `eval_loss`. What is added to it, alike on all ranks, a save of this step
+        records too, for `checkpoint.keep.metric`.
+        """
 
     def on_save(self, trainer: Trainer, path: Path) -> None:
         """After a checkpoint is committed."""

@@ -12,6 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dcp_runner.checkpoint.reading import parse_manifest, read_manifest
+from dcp_runner.train.metrics_file import open_to_append
 from dcp_runner.train.trackers import Trackers
 
 log = logging.getLogger("dcp_runner.train")
@@ -33,7 +34,10 @@ class Report:
         """After a checkpoint is committed."""
 
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
-        """Something happened: saved, deleted, resumed, diverged. `text` is for people."""
+        """Something happened: saved, deleted, resumed, nonfinite. `text` is for people."""
+
+    def warning(self, step: int, event: str, text: str) -> None:
+        """The same, of something that people should look at."""
 
     def close(self) -> None:
         """After the last step, or on the way out of a failure."""
@@ -43,7 +47,7 @@ class RunReport(Report):
     """Rank 0's."""
 
     def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool, trackers: Trackers) -> None:
-        self._file = metrics_file.open("a", encoding="utf-8")
+        self._file = open_to_append(metrics_file)
         self._attempt = attempt
         self._every = every_steps
         self._trackers = trackers
@@ -79,6 +83,10 @@ class RunReport(Report):
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
         self._write({"step": step, "event": event, **more})
         log.info("%s", text)
+
+    def warning(self, step: int, event: str, text: str) -> None:
+        self._write({"step": step, "event": event})
+        log.warning("%s", text)
 
     def close(self) -> None:
         if self._bar:

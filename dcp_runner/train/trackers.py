@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from dcp_runner.train.metrics_file import entries
 
 
 class Tracker(Protocol):
@@ -93,11 +94,5 @@ def begin(run_dir: Path) -> tuple[str, int]:
 
 
 def _last_step(metrics_file: Path) -> int:
-    """The largest step that has metrics: not the last one where a run went back. A torn line counts for nothing."""
-    last = 0
-    if metrics_file.is_file():
-        for line in metrics_file.read_text(errors="replace").splitlines():
-            with suppress(ValueError):
-                entry = json.loads(line)
-                last = max(last, 0 if "event" in entry else entry["step"])
-    return last
+    """The largest step that has metrics: not the last one where a run went back."""
+    return max((entry["step"] for entry in entries(metrics_file) if "event" not in entry), default=0)
