@@ -16,7 +16,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dcp_runner.checkpoint.component import Described, StateComponent, Stateful
+from dcp_runner.checkpoint.component import Described, Differences, StateComponent, Stateful
 from dcp_runner.checkpoint.rng import RngState, seed_all
 from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, Traits
 from dcp_runner.checkpoint.topology import AXES, Topology, consecutive
@@ -116,6 +116,15 @@ def dataset_traits(dispatch: Dispatch, strategy: Strategy, topology: Topology) -
     return Traits("every data-parallel rank reads its own part", varies_along=frozenset(strategy.data_axes))
 
 
+class Position(Described):
+    """The data position, compared with the saved one before anything is loaded."""
+
+    stateful: Feed
+
+    def differences(self, state: dict[str, Any]) -> Differences:
+        return Differences(wrong=self.stateful.unlike(state))
+
+
 class StreamRng(RngState):
     """The generators of a rank, seeded by its random stream instead of by the rank."""
 
@@ -131,7 +140,9 @@ def components_of(
     config: RunConfig, parts: Parts, feed: Stateful, progress: Progress, callbacks: Callbacks
 ) -> list[StateComponent]:
     """The training state. The random generators come last, because a load must draw nothing after them."""
-    dataset = Described(feed, dataset_traits(config.data.dispatch, parts.strategy, parts.topology))
+    dataset = (Position if isinstance(feed, Feed) else Described)(
+        feed, dataset_traits(config.data.dispatch, parts.strategy, parts.topology)
+    )
     sharing = config.sharing
 
     def component(key: str, stateful: Any, **more: Any) -> StateComponent:
@@ -144,7 +155,7 @@ def components_of(
         component("dataset", dataset, on_missing_copy="first"),
         component("progress", progress),
         component("callbacks", callbacks),
-        *(component(name, callback) for name, callback in callbacks.apart.items()),
+        *(component(name, callback, required=False) for name, callback in callbacks.apart.items()),
         component("rng", StreamRng(config.seed, parts.topology), on_missing_copy="fresh"),
     ]
 

@@ -153,6 +153,7 @@ def tell_start(
     keys = [(c.key, str(c.old), str(c.new), c.effect) for c in changes(old, run.config, override)] if old else []
     if keys:
         text += "\n" + as_text(table(("changed key", "before", "now", "effect"), keys))
+    text += "".join(f"\n{line}" for line in loaded.notes)
     report.event(loaded.step, "resumed", text, source=str(loaded.path))
 
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
 from dcp_runner.checkpoint.adapt import adapt, traits_of
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.sharing import Resolved, Sharing, equal_but_along, fixed_axes, resolve
+from dcp_runner.checkpoint.modules import ModelState
+from dcp_runner.checkpoint.sharing import (
+    AUTO,
+    Resolved,
+    Sharing,
+    equal_but_along,
+    fixed_axes,
+    parse_sharing,
+    resolve,
+)
 from dcp_runner.checkpoint.topology import Copy, Topology
 
 
@@ -22,11 +32,11 @@ class Bound:
     component: StateComponent
     stateful: Any
     resolved: Resolved
-    copies: tuple[Copy, ...]
-    mine: Copy
     level: Validation
     topology: Topology
     rank: int
+    models: tuple[ModelState, ...] = ()
+    """All models among the components."""
     cut_along: frozenset[str] = frozenset()
     """Mesh axes along which its tensors are cut; a tensor that is not is held more widely than the component."""
     disjoint: set[frozenset[str]] = field(default_factory=set, compare=False)
@@ -35,6 +45,34 @@ class Bound:
     @property
     def key(self) -> str:
         return self.component.key
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        return self.topology.copies(self.resolved.sharing)
+
+    @cached_property
+    def mine(self) -> Copy:
+        """The copy that this rank holds."""
+        return self.topology.copy_of(self.resolved.sharing, self.rank)
+
+    def cut(self, axes: frozenset[str]) -> Bound:
+        """The same, where tensors turn out to be cut along these axes: only a state can tell it, of an object that is
+        no module. `auto` decides anew.
+        """
+        if axes <= self.cut_along:
+            return self
+        cut, resolved = self.cut_along | axes, self.resolved
+        if self.component.declared == AUTO:
+            why = f"tensors are cut along {', '.join(sorted(cut))} (DTensor)"
+            traits = replace(traits_of(self.stateful), why=why, cut_along=cut)
+            resolved = resolve(AUTO, traits, tuple(self.topology.mesh))
+        return replace(self, resolved=resolved, cut_along=cut)
+
+    def as_saved(self, sharing: str) -> Bound:
+        """The same, shared as it was when it was saved in this topology."""
+        saved = parse_sharing(sharing)
+        cut = fixed_axes(saved, tuple(self.topology.mesh))
+        return replace(self, resolved=Resolved(saved, "as saved"), cut_along=cut)
 
     def sharing_of(self, cut: frozenset[str]) -> Sharing:
         """How what is cut along these axes is shared: as the component, and more widely along each axis by which
@@ -90,8 +128,10 @@ def bind(
     problems += [
         f"a validation level is given for {key!r}, which no component has" for key in levels if key not in keys
     ]
+    statefuls = adapt(components, topology)
+    models = tuple(stateful for stateful in statefuls if isinstance(stateful, ModelState))
     bound = []
-    for component, stateful in zip(components, adapt(components, topology), strict=True):
+    for component, stateful in zip(components, statefuls, strict=True):
         traits = traits_of(stateful)
         try:
             resolved = resolve(component.declared, traits, tuple(topology.mesh))
@@ -105,9 +145,7 @@ def bind(
         level = Validation(levels.get(component.key) or component.validation_level or validation)
         if not component.validate_replication:
             level = Validation.none
-        copies = topology.copies(resolved.sharing)
-        mine = next(copy for copy in copies if rank in copy.holders)
-        bound.append(Bound(component, stateful, resolved, copies, mine, level, topology, rank, traits.cut_along))
+        bound.append(Bound(component, stateful, resolved, level, topology, rank, models, traits.cut_along))
     if problems:
         raise ValueError("the components cannot be saved so:\n  " + "\n  ".join(problems))
     return bound

@@ -39,15 +39,20 @@ class Comparing(Protocol):
 
 
 @runtime_checkable
-class Elastic(Comparing, Protocol):
+class Selecting(Comparing, Protocol):
+    """A Stateful that takes a part of a saved state only. What it does not take is None where it compares."""
+
+    def wanted(self) -> Callable[[tuple[str, ...]], bool]:
+        """Whether this rank takes the item of a saved state that lies under these keys."""
+        ...
+
+
+@runtime_checkable
+class Elastic(Selecting, Protocol):
     """A Stateful whose copies are parts of one state, by full names, and that can be re-cut to any other parts."""
 
     def layout(self) -> Any:
         """A state-like tree: what stands where a tensor stands in a saved state tells how that is to be cut."""
-        ...
-
-    def wanted(self) -> Callable[[tuple[str, ...]], bool]:
-        """Whether this rank takes the item of a saved state that lies under these keys."""
         ...
 
 
@@ -68,6 +73,8 @@ class Differences:
     """In the checkpoint and not in the live object."""
     wrong: list[str] = field(default_factory=list)
     """In both, and of another shape, dtype or kind."""
+    accepted: list[str] = field(default_factory=list)
+    """What the object makes do with; whole sentences for the report."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,11 @@ class StateComponent:
 
     `key` names its files; `stateful` is an object with `state_dict` and `load_state_dict`, an nn.Module or an
     optimizer; `sharing_pattern` is a SharingPattern or its text, `auto` by default; `process_group_name` are the
-    axes of PER_GROUP (`dp+tp`). `required=False` lets a checkpoint lack it. `validate_replication=False` switches
-    the check of equal holders off, and `validation_level` sets its level. `metadata` goes into the manifest.
-    `on_missing_copy` says what happens when the checkpoint was saved with other copies than are wanted: refuse,
-    leave the object fresh, or give every rank the first copy. Raises ValueError for a key that cannot name a file
-    or a contradiction between pattern and group.
+    axes of PER_GROUP (`dp+tp`). `required=False` lets a checkpoint lack it, and a later run that has no such component
+    drop its state. `validate_replication=False` switches the check of equal holders off, and `validation_level` sets
+    its level. `metadata` goes into the manifest. `on_missing_copy` says what happens when the checkpoint was saved with
+    other copies than are wanted: refuse, leave the object fresh, or give every rank the first copy. Raises ValueError
+    for a key that cannot name a file or a contradiction between pattern and group.
     """
 
     key: str

@@ -74,3 +74,8 @@ class CheckpointConfig:
     """Seconds after which a silent rank counts as failed in any phase of a save or a load."""
     keep: KeepConfig = field(default_factory=KeepConfig)
     """Retention."""
+
+    @property
+    def saves(self) -> bool:
+        """Whether a save is planned; a signal makes one in any case."""
+        return self.every_steps is not None or self.every_minutes is not None or self.at_end

@@ -14,6 +14,7 @@ from dcp_runner.checkpoint.config import Check, Validation
 from dcp_runner.checkpoint.loading import LoadReport, chosen, load
 from dcp_runner.checkpoint.manifest import CheckpointManifest
 from dcp_runner.checkpoint.reading import check_files, check_whole, parse_manifest, whole_checkpoints
+from dcp_runner.checkpoint.rehearsal import rehearse
 from dcp_runner.checkpoint.saving import AddFiles, save
 from dcp_runner.checkpoint.storage import Storage
 from dcp_runner.checkpoint.topology import Topology
@@ -83,6 +84,15 @@ class CheckpointCoordinator:
         self.comm.agree("storage", lambda: self.storage.see_mark(mark))
         self.comm.from_first("storage", lambda: (self.storage.root / mark).unlink())
         self.comm.from_first("storage", lambda: self.storage.claim(self.attempt))
+
+    def rehearse(self) -> None:
+        """Everything that a save checks, but for the bytes of the tensors: whether all states can be stored, and what
+        is no tensor is equal where it is declared so. Nothing is written, no random number drawn.
+
+        For the beginning of a training, and once more after its first step, when optimizers have made their state.
+        Raises the CheckpointError of the save that would fail.
+        """
+        rehearse(self.bound, self.comm)
 
     def save(self, step: int, metrics: Mapping[str, float] | None = None, *, add_files: AddFiles | None = None) -> Path:
         """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten.

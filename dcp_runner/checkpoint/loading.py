@@ -49,7 +49,7 @@ class LoadReport:
     manifest: CheckpointManifest
     rows: tuple[Row, ...]
     notes: tuple[str, ...] = ()
-    """With strict=False, what was missing or unexpected."""
+    """What the objects make do with; with strict=False also what was missing or unexpected."""
 
     @property
     def step(self) -> int:
@@ -135,11 +135,13 @@ def _compare(
     problems = [
         f"cannot leave out {hint(key, keys)}: no component has this name" for key in (*skip, *fresh) if key not in keys
     ]
+    dropped = {key: record.required for key, record in manifest.components.items() if key not in keys}
     notes = [
         f"the checkpoint has a component {hint(key, keys)} that nothing here takes (leave it with strict=False)"
-        for key in manifest.components
-        if key not in keys
+        for key, required in dropped.items()
+        if required
     ]
+    accepted = [f"{key} is not here: its state is dropped" for key, required in dropped.items() if not required]
     pending = []
     for one in bound:
         try:
@@ -150,13 +152,14 @@ def _compare(
         except ValueError as error:
             problems.append(f"component {one.key!r}: {error}")
             continue
+        accepted += [f"{one.key}: {line}" for line in found.accepted]
         notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
         notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
         problems += [f"{one.key}: {line}" for line in (*found.wrong, *pending[-1].unreadable())]
     if problems or (strict and notes):
         told = "".join(f"\n    {line}" for line in (*problems, *(notes if strict else ())))
         raise MismatchError(f"{folder.name} does not fit:{told}")
-    return pending, notes
+    return pending, accepted + notes
 
 
 def _open(

@@ -51,6 +51,8 @@ class ComponentRecord:
     bytes: int
     copies: Mapping[str, CopyRecord]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    required: bool = True
+    """False: a run that has no such component drops its state; only then it stands in the file."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,8 @@ def _component(record: ComponentRecord) -> dict[str, Any]:
         name: {"holders": rank_text(copy.holders), "writers": rank_text(copy.writers), "files": list(copy.files)}
         for name, copy in record.copies.items()
     }
-    return {**record.__dict__, "copies": copies, "metadata": dict(record.metadata)}
+    plain = {**record.__dict__, "copies": copies, "metadata": dict(record.metadata)}
+    return {key: value for key, value in plain.items() if key != "required" or not value}
 
 
 def _component_of(plain: dict[str, Any]) -> ComponentRecord:

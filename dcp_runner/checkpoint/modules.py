@@ -18,6 +18,9 @@ from dcp_runner.checkpoint.topology import Topology
 
 PLAIN = Traits("a plain object: taken as equal on all ranks, and checked")
 
+EXTRA = "_extra_state"
+"""Last part of the name under which torch puts what `get_extra_state` returns: any value, and the module's business."""
+
 
 class ModelState:
     """A module as a component, under the names of the module inside DistributedDataParallel and torch.compile.
@@ -68,6 +71,8 @@ class ModelState:
         elsewhere = self.names_elsewhere
         found.unexpected = hints([name for name in state if name not in live and name not in elsewhere], live)
         for name, value in live.items():
+            if name.rpartition(".")[2] == EXTRA:
+                continue
             saved = state.get(name, value)
             if isinstance(value, torch.Tensor) and not isinstance(saved, torch.Tensor):
                 found.wrong.append(f"{name}: {type(saved).__name__} saved, a tensor here")

@@ -23,7 +23,7 @@ Sums = Sequence[str]
 def namesake_sums(staged: Staged) -> Sums | None:
     """Those of this rank; None where copies need not agree, or there is only one."""
     bound = staged.bound
-    parts = isinstance(bound.stateful, Elastic) and not bound.resolved.independent
+    parts = (isinstance(bound.stateful, Elastic) or bound.cut_along) and not bound.resolved.independent
     if not parts or len(bound.copies) == 1 or not bound.mine.equal or bound.level is Validation.none:
         return None
     table = _table(staged)

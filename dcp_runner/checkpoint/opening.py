@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from typing import Any
 import torch
 
 from dcp_runner.checkpoint.bind import Bound
-from dcp_runner.checkpoint.component import Comparing, Differences, Elastic
-from dcp_runner.checkpoint.manifest import CheckpointManifest
-from dcp_runner.checkpoint.merge import merge, prune
+from dcp_runner.checkpoint.component import Comparing, Differences, Elastic, Selecting
+from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord
+from dcp_runner.checkpoint.merge import blank, merge, prune
+from dcp_runner.checkpoint.placing import Place, as_live, as_models
 from dcp_runner.checkpoint.plan import sources
 from dcp_runner.checkpoint.reading import open_copy
+from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.skeleton import Json
 from dcp_runner.checkpoint.source import Source
 from dcp_runner.checkpoint.untree import unflatten
@@ -31,6 +33,7 @@ class Pending:
     skeleton: Json = None
     layout: Any = None
     """What stands where the saved tensors will stand; they are cut alike."""
+    place: Place = as_live
     state: Any = None
 
     def differences(self) -> Differences:
@@ -38,7 +41,8 @@ class Pending:
         stateful, source = self.bound.stateful, self.source
         if source is None or not isinstance(stateful, Comparing):
             return Differences()
-        return stateful.differences(unflatten(self.skeleton, lambda name, _: source.abstract(name), self.layout))
+        seen = blank(self.skeleton, stateful.wanted()) if isinstance(stateful, Selecting) else self.skeleton
+        return stateful.differences(unflatten(seen, lambda name, _: source.abstract(name), self.layout))
 
     def unreadable(self) -> list[str]:
         """What this rank takes, and cannot read."""
@@ -58,15 +62,31 @@ class Pending:
             first = int(turn * len(wanted))
             for name, live in (*wanted[first:], *wanted[:first]):
                 self.source.read(name, live)
-            self.state = unflatten(self._taken(), self.source.read, self.layout)
+            self.state = unflatten(self._taken(), self._read, self.layout)
+
+    @property
+    def cut(self) -> bool:
+        """Whether it was saved in parts, or is held in parts here."""
+        return self.source is not None and (
+            bool(self.source.cut()) or any(is_sharded(like) for _, like in self._tensors)
+        )
+
+    def _read(self, name: str, live: Any) -> torch.Tensor:
+        assert self.source is not None
+        return self.source.read(name, self._like(name, live))
+
+    def _like(self, name: str, live: Any) -> Any:
+        """The value that this tensor is to be cut like."""
+        assert self.source is not None
+        return self.place(name, self.source.abstract(name).shape, live)
 
     @cached_property
     def _tensors(self) -> list[tuple[str, Any]]:
-        """Names of the tensors that this rank takes, with the live values in their places."""
+        """Names of the tensors that this rank takes, with the values that they are to be cut like."""
         found: list[tuple[str, Any]] = []
 
         def note(name: str, live: Any) -> torch.Tensor:
-            found.append((name, live))
+            found.append((name, self._like(name, live)))
             return torch.empty(0, device="meta")
 
         unflatten(self._taken(), note, self.layout)
@@ -74,7 +94,7 @@ class Pending:
 
     def _taken(self) -> Json:
         stateful = self.bound.stateful
-        return prune(self.skeleton, stateful.wanted()) if isinstance(stateful, Elastic) else self.skeleton
+        return prune(self.skeleton, stateful.wanted()) if isinstance(stateful, Selecting) else self.skeleton
 
 
 def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack: ExitStack) -> Pending:
@@ -82,17 +102,48 @@ def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack
 
     Raises ValueError where the checkpoint has other copies than are wanted, which cannot be re-cut.
     """
+    if isinstance(one.stateful, Elastic):
+        empty = Pending(one, "", layout=one.stateful.layout())
+        return _recut(empty, one, folder, manifest, stack)
     record = manifest.components[one.key]
-    if not isinstance(one.stateful, Elastic):
-        return _by_policy(one, folder, manifest, stack)
-    layout = one.stateful.layout()
+    files = record.copies.get(one.mine.name, _last(record)).files
+    source = Source(open_copy(folder, manifest, files, stack))
+    seen = Pending(one, "", source, source.skeletons()[0], one.stateful.state_dict())
+    if not all(isinstance(live, torch.Tensor) for _, live in seen._tensors):
+        models = [(model, _cut(model.key, folder, manifest)) for model in one.models]
+        seen = replace(seen, place=as_models(models, _cut(one.key, folder, manifest)))
+    if not seen.cut:
+        return _by_policy(seen, folder, manifest, stack)
+    as_saved = one.as_saved(record.sharing) if dict(manifest.axes) == one.topology.mesh else one
+    return _recut(seen, as_saved, folder, manifest, stack)
+
+
+def _cut(key: str, folder: Path, manifest: CheckpointManifest) -> frozenset[str]:
+    """Names of the tensors of a component that were saved in parts."""
+    if key not in manifest.components:
+        return frozenset()
+    with ExitStack() as stack:
+        return Source(open_copy(folder, manifest, _last(manifest.components[key]).files, stack)).cut()
+
+
+def _last(record: ComponentRecord) -> CopyRecord:
+    """The copy in which all that is in parts is seen to be so: the first may hold all of what is too small to cut."""
+    return [*record.copies.values()][-1]
+
+
+def _recut(empty: Pending, saved: Bound, folder: Path, manifest: CheckpointManifest, stack: ExitStack) -> Pending:
+    """From this rank's own copy, where there is one of the same cut; else from what all copies have together.
+
+    `saved` is the component as it is shared in the checkpoint, if that is of this topology.
+    """
+    one, record = empty.bound, manifest.components[empty.bound.key]
     alone = None
-    own = own_copies(one, manifest).get(one.mine.name)
+    own = own_copies(saved, manifest).get(saved.mine.name)
     if own:
         source = Source(open_copy(folder, manifest, own, stack))
-        alone = Pending(one, "loaded", source, source.skeletons()[0], layout)
+        alone = replace(empty, action="loaded", source=source, skeleton=source.skeletons()[0])
         if alone.unreadable():
-            for copy in one.wider():
+            for copy in saved.wider():
                 source.add(open_copy(folder, manifest, record.copies[copy.name].files, stack))
         if not alone.differences().missing and not alone.unreadable():
             return alone
@@ -103,10 +154,10 @@ def open_component(one: Bound, folder: Path, manifest: CheckpointManifest, stack
         if names := source.conflicts():
             raise ValueError(f"its copies hold different values of {', '.join(names[:4])}")
     except ValueError as error:
-        return alone or _by_policy(one, folder, manifest, stack, f"{error}; ")
+        return alone or _by_policy(empty, folder, manifest, stack, f"{error}; ")
     uncut = len(record.copies) == len(one.copies) == 1
     action = "loaded" if own or uncut else f"re-cut from {len(record.copies)} to {len(one.copies)} copies"
-    return Pending(one, action, source, skeleton, layout)
+    return replace(empty, action=action, source=source, skeleton=skeleton)
 
 
 def own_copies(one: Bound, manifest: CheckpointManifest) -> dict[str, tuple[str, ...]]:
@@ -122,12 +173,15 @@ def chosen_copies(one: Bound, manifest: CheckpointManifest) -> dict[str, tuple[s
     if isinstance(one.stateful, Elastic):
         return own_copies(one, manifest)
     copies = manifest.components[one.key].copies
-    chosen = sources(list(copies), [copy.name for copy in one.copies], one.component.on_missing_copy)
+    try:
+        chosen = sources(list(copies), [copy.name for copy in one.copies], one.component.on_missing_copy)
+    except ValueError:
+        return {}  # a load that has come this far re-cuts them
     return {name: copies[source.copy].files for name, source in chosen.items() if source.copy is not None}
 
 
-def _by_policy(one: Bound, folder: Path, manifest: CheckpointManifest, stack: ExitStack, why: str = "") -> Pending:
-    copies = manifest.components[one.key].copies
+def _by_policy(empty: Pending, folder: Path, manifest: CheckpointManifest, stack: ExitStack, why: str = "") -> Pending:
+    one, copies = empty.bound, manifest.components[empty.bound.key].copies
     try:
         chosen = sources(list(copies), [copy.name for copy in one.copies], one.component.on_missing_copy)
     except ValueError as error:
@@ -135,5 +189,7 @@ def _by_policy(one: Bound, folder: Path, manifest: CheckpointManifest, stack: Ex
     source_of_mine = chosen[one.mine.name]
     if source_of_mine.copy is None:
         return Pending(one, source_of_mine.action)
-    source = Source(open_copy(folder, manifest, copies[source_of_mine.copy].files, stack))
-    return Pending(one, source_of_mine.action, source, source.skeletons()[0], one.stateful.state_dict())
+    source, files = empty.source, copies[source_of_mine.copy].files
+    if source is None or tuple(file.name for file in source.files) != files:
+        source = Source(open_copy(folder, manifest, files, stack))
+    return replace(empty, action=source_of_mine.action, source=source, skeleton=source.skeletons()[0])

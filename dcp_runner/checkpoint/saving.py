@@ -33,10 +33,11 @@ from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, 
 from dcp_runner.checkpoint.plan import stem
 from dcp_runner.checkpoint.settling import settle
 from dcp_runner.checkpoint.skeleton import Json
-from dcp_runner.checkpoint.staging import Staged, digest, take_apart
+from dcp_runner.checkpoint.staging import Staged, digest, stage, take_apart
 from dcp_runner.checkpoint.storage import MANIFEST, Storage, flush, listing
 from dcp_runner.checkpoint.tensorfile import encode
 from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.checkpoint.tree import Flat
 from dcp_runner.checkpoint.verify import verify
 
 AddFiles = Callable[[Path], object]
@@ -83,7 +84,7 @@ def save(
     try:
         first = comm.from_first("plan", begin)
         settle(bound, comm)
-        staged = comm.agree("plan", lambda: _plan(bound, step, first, metrics))
+        staged = stage(bound, comm.agree("plan", lambda: _plan(bound, step, first, metrics)), comm)
         watch.lap("plan")
         comm.agree("stage", lambda: digest(staged))
         watch.lap("stage")
@@ -94,7 +95,9 @@ def save(
         watch.lap("write")
 
         def write_manifest() -> None:
-            manifest = _manifest(bound, topology, gathered, watch, step, attempt, metrics, config)
+            manifest = _manifest(
+                [one.bound for one in staged], topology, gathered, watch, step, attempt, metrics, config
+            )
             files = dict(manifest.files) | _write_indexes(staged, gathered, storage, staging) | added
             manifest = CheckpointManifest(**{**manifest.__dict__, "files": files})
             storage.write(staging / MANIFEST, [manifest.render(hash_bytes)])
@@ -141,7 +144,7 @@ def _add_files(add_files: AddFiles, staging: Path) -> dict[str, FileRecord]:
     return records
 
 
-def _plan(bound: Sequence[Bound], step: int, first: int, metrics: Mapping[str, float]) -> list[Staged]:
+def _plan(bound: Sequence[Bound], step: int, first: int, metrics: Mapping[str, float]) -> list[Flat]:
     if step != first:
         raise ValueError(f"this rank saves step {step}, and rank 0 saves step {first}")
     odd = {name: value for name, value in metrics.items() if not (isinstance(name, str) and _is_number(value))}
@@ -225,6 +228,7 @@ def _component(one: Bound, files: Mapping[str, Json]) -> ComponentRecord:
         bytes=sum(record["bytes"] for record in own.values()),
         copies=copies,
         metadata=dict(one.component.metadata),
+        required=one.component.required,
     )
 
 

@@ -46,6 +46,11 @@ class Source:
         """The state trees that the files carry, one for each copy."""
         return [file.about["tree"] for file in self.files if "tree" in file.about]
 
+    def cut(self) -> frozenset[str]:
+        """Names of the tensors that are in parts."""
+        found = ((name, piece.stored.box) for name, pieces in self._pieces.items() for piece in pieces)
+        return frozenset(name for name, box in found if box.sizes != box.shape)
+
     def abstract(self, name: str) -> torch.Tensor:
         """The whole tensor, without data; an empty one where there is none of this name."""
         if name not in self._pieces:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dcp_runner.checkpoint.bind import Bound
+from dcp_runner.checkpoint.comm import Comm
 from dcp_runner.checkpoint.digest import Entry, TensorDigest, digest_tensor, entries, outlines
 from dcp_runner.checkpoint.errors import UnstorableError
 from dcp_runner.checkpoint.plan import Part, large, split
@@ -25,6 +26,13 @@ class Staged:
     """By path of a tensor, how it is shared: more widely than the component, where it is not cut as others are."""
     parts: tuple[Part, ...] = ()
     digests: dict[str, TensorDigest] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, bound: Bound, flat: Flat) -> Staged:
+        """Not yet planned."""
+        cut = {path: _cut_along(flat, path, bound) for path in (*flat.tensors, *flat.tied)}
+        sharing = {axes: bound.sharing_of(axes) for axes in set(cut.values())}
+        return cls(bound, flat, {path: sharing[axes] for path, axes in cut.items()})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -53,30 +61,52 @@ class Staged:
         return found
 
 
-def take_apart(bound: Sequence[Bound]) -> list[Staged]:
-    """Take all states apart and plan their parts. Raises UnstorableError with all that cannot be stored."""
-    staged, refused = [], []
-    for turn, one in enumerate(bound):
+def take_apart(bound: Sequence[Bound]) -> list[Flat]:
+    """Take all states apart. Raises UnstorableError with all that cannot be stored."""
+    flats, refused = [], []
+    for one in bound:
         try:
-            flat = flatten(one.stateful.state_dict())
+            flats.append(flatten(one.stateful.state_dict()))
+            refused += _spoiled(one, flats[-1])
         except UnstorableError as error:
             refused.append(f"component {one.key!r} {error}")
-            continue
-        cut = {path: _cut_along(flat, path, one) for path in (*flat.tensors, *flat.tied)}
-        spoiled = [path for path, axes in cut.items() if axes - fixed_axes(one.resolved.sharing, [*one.topology.mesh])]
-        if spoiled:
-            axes = ", ".join(sorted(cut[spoiled[0]]))
-            refused.append(
-                f"component {one.key!r}: {spoiled[0]} is a DTensor cut along {axes}, so it cannot be shared as "
-                f"{one.resolved.sharing}; declare sharing.{one.key}=per_rank, or per_group with other axes"
-            )
-        sharing = {axes: one.sharing_of(axes) for axes in set(cut.values())}
-        new = Staged(one, flat, {path: sharing[axes] for path, axes in cut.items()})
-        new.parts = split(one.key, one.mine, new.sizes, turn)
-        staged.append(new)
     if refused:
         raise UnstorableError("; ".join(refused))
+    return flats
+
+
+def stage(bound: Sequence[Bound], flats: Sequence[Flat], comm: Comm) -> list[Staged]:
+    """Plan the parts of all states.
+
+    Every rank plans for all, so they tell each other along which axes a state is cut; a stage of a pipeline may hold no
+    cut tensor where another does. Called by all ranks. Raises CheckpointError.
+    """
+    mine = [sorted(_axes(flat, one)) for one, flat in zip(bound, flats, strict=True)]
+    everyone = comm.exchange("plan", mine)
+    axes = [frozenset(axis for told in of for axis in told) for of in zip(*everyone, strict=True)]
+    staged = [Staged.of(one.cut(cut), flat) for one, flat, cut in zip(bound, flats, axes, strict=True)]
+    for turn, new in enumerate(staged):
+        new.parts = split(new.bound.key, new.bound.mine, new.sizes, turn)
     return staged
+
+
+def _spoiled(one: Bound, flat: Flat) -> list[str]:
+    """What would be lost, where tensors are cut along axes by which its sharing keeps one copy."""
+    sharing = one.cut(_axes(flat, one)).resolved.sharing
+    kept = fixed_axes(sharing, [*one.topology.mesh])
+    lost = {path: cut - kept for path in flat.cuts if (cut := _cut_along(flat, path, one)) - kept}
+    if not lost:
+        return []
+    path, axes = next(iter(lost.items()))
+    return [
+        f"component {one.key!r}: {path} is a DTensor cut along {', '.join(sorted(axes))}, so it cannot be shared as "
+        f"{sharing}; declare sharing.{one.key}=per_rank, or per_group with other axes, or leave it to auto"
+    ]
+
+
+def _axes(flat: Flat, one: Bound) -> frozenset[str]:
+    """All axes along which this rank's tensors are cut."""
+    return frozenset(axis for path in flat.cuts for axis in _cut_along(flat, path, one))
 
 
 def _cut_along(flat: Flat, path: str, one: Bound) -> frozenset[str]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
-import struct
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from io import BytesIO
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
-from dcp_runner.checkpoint import sharded
+from dcp_runner.checkpoint import arrays, scalars, sharded
 from dcp_runner.checkpoint.box import Box
 from dcp_runner.checkpoint.errors import UnstorableError
-from dcp_runner.checkpoint.skeleton import FACTORIES, ROOT, TAG, Json
+from dcp_runner.checkpoint.skeleton import FACTORIES, ROOT, TAG, Json, fields_of
 
-EXACT_INT = 2**53
 DEEPEST = 100
 """Containers inside each other; deeper states would exhaust Python's stack, here or when they are read."""
 
@@ -44,8 +42,8 @@ class Flat:
 
 def join(path: str, key: Any) -> str:
     """The path of an item (by key, or by number in a list) of the container at `path`."""
-    text = isinstance(key, str) and key != "__metadata__" and _is_text(key)
-    step = key if text else json.dumps(_Flattener().value(key, ROOT))
+    text = isinstance(key, str) and key != "__metadata__" and scalars.is_text(key)
+    step = key if text else json.dumps(_Flattener([]).value(key, ROOT))
     step = ("" if text else "~2") + step.replace("~", "~0").replace("/", "~1")
     return step if path == ROOT else f"{path}/{step}"
 
@@ -57,7 +55,7 @@ def join_index(path: str, number: int) -> str:
 
 def flatten(state: Any) -> Flat:
     """Take a state apart. Raises UnstorableError with all paths and types that cannot be stored."""
-    flattener = _Flattener()
+    flattener = _Flattener([])
     flattener.flat.skeleton = flattener.value(state, ROOT)
     if flattener.refused:
         raise UnstorableError("cannot be stored: " + "; ".join(flattener.refused))
@@ -65,11 +63,11 @@ def flatten(state: Any) -> Flat:
 
 
 class _Flattener:
-    def __init__(self) -> None:
+    def __init__(self, above: list[int]) -> None:
         self.flat = Flat()
         self.refused: list[str] = []
-        self._memory: dict[tuple[Any, ...], str] = {}
-        self._above: list[int] = []
+        self._memory: dict[Hashable, str] = {}
+        self._above = above
 
     def value(self, value: Any, path: str) -> Json:
         """JSON of one value; tensors and scalars are noted by path on the way."""
@@ -77,16 +75,11 @@ class _Flattener:
             return self._refuse(path, "contains itself")
         if len(self._above) > DEEPEST:
             return self._refuse(path, f"nested more than {DEEPEST} levels deep")
-        encode = _ENCODERS.get(type(value))
-        if encode is None and isinstance(value, torch.Tensor):
-            encode = _Flattener.tensor
-        if encode is None and isinstance(value, Enum):
-            encode = _Flattener.enum
-        if encode is None and isinstance(value, np.generic):
-            encode = _Flattener.npscalar
-        if encode is None:
-            return self._refuse(path, f"type {type(value).__module__}.{type(value).__qualname__}")
-        return encode(self, value, path)
+        encode = _encoder(value)
+        try:
+            return encode(self, value, path) if encode else self._scalar(scalars.encode(value), path)
+        except UnstorableError as error:
+            return self._refuse(path, str(error))
 
     def _refuse(self, path: str, why: str) -> None:
         self.refused.append(f"{'the state itself' if path == ROOT else path}: {why}")
@@ -95,45 +88,34 @@ class _Flattener:
         self.flat.values[path] = encoded
         return encoded
 
-    def plain(self, value: Any, path: str) -> Json:
-        return self._scalar(value, path)
-
-    def integer(self, value: int, path: str) -> Json:
-        return self._scalar(value if abs(value) <= EXACT_INT else {TAG: "int", "v": hex(value)}, path)
-
-    def real(self, value: float, path: str) -> Json:
-        return self._scalar(_encode_float(value), path)
-
-    def text(self, value: str, path: str) -> Json:
-        if _is_text(value):
-            return self._scalar(value, path)
-        raw = value.encode("utf-8", "surrogatepass")
-        return self._scalar({TAG: "str", "v": base64.b64encode(raw).decode()}, path)
-
-    def octets(self, value: bytes, path: str) -> Json:
-        return self._scalar({TAG: "bytes", "v": base64.b64encode(value).decode()}, path)
-
     def enum(self, value: Enum, path: str) -> Json:
         return self._scalar({TAG: "enum", "v": self._aside(value.value, path)}, path)
 
-    def npscalar(self, value: np.generic, path: str) -> Json:
-        if value.dtype.kind not in "biufcmM" or value.dtype.itemsize > 16 or value.dtype.char in "gG":
-            return self._refuse(path, f"numpy scalar of dtype {value.dtype}")
-        return self._scalar({TAG: "npscalar", "dtype": value.dtype.str, "v": value.tobytes().hex()}, path)
+    def members(self, value: Collection[Any], path: str) -> Json:
+        """A set: its members have no paths, and are sorted so that equal sets are equal text."""
+        self._above.append(id(value))
+        coded = [self._aside(member, path) for member in value]
+        self._above.pop()
+        return self._scalar({TAG: type(value).__name__, "v": sorted(coded, key=json.dumps)}, path)
 
-    def _items(self, value: Any, path: str, kind: str) -> list[Json]:
-        self.flat.values[path] = {TAG: kind, "length": len(value)}
+    def _items(self, value: Collection[Any], path: str, kind: str, extra: dict[str, Json]) -> list[Json]:
+        self.flat.values[path] = {TAG: kind, "length": len(value), **extra}
         self._above.append(id(value))
         items = [self.value(item, join_index(path, number)) for number, item in enumerate(value)]
         self._above.pop()
         return items
 
     def listing(self, value: list[Any], path: str) -> Json:
-        return self._items(value, path, "list")
+        return self._items(value, path, "list", {})
 
-    def tuple(self, value: tuple[Any, ...], path: str) -> Json:
-        kind = "size" if type(value) is torch.Size else "tuple"
-        return {TAG: kind, "v": self._items(value, path, kind)}
+    def sequence(self, value: Collection[Any], path: str) -> Json:
+        kind = _SEQUENCES.get(type(value), "namedtuple")
+        extra: dict[str, Json] = {}
+        if isinstance(value, deque):
+            extra["maxlen"] = value.maxlen
+        elif kind == "namedtuple":
+            extra["fields"] = [*fields_of(value)]
+        return {TAG: kind, **extra, "v": self._items(value, path, kind, extra)}
 
     def mapping(self, value: Mapping[Any, Any], path: str) -> Json:
         kind = type(value).__name__
@@ -159,27 +141,27 @@ class _Flattener:
         return body if kind == "dict" else {TAG: kind, **extra, "v": body}
 
     def _aside(self, value: Any, path: str) -> Json:
-        """JSON of a value that has no path of its own: a dict's key, a module's metadata, what an enum stands for."""
-        other = _Flattener()
+        """JSON of a value that has no path of its own: a dict's key, a member of a set, a module's metadata, what an
+        enum stands for. An enum is none of them, because its type would be found in the live state by the path.
+        """
+        other = _Flattener(self._above)
         encoded = other.value(value, ROOT)
-        if other.refused or other.flat.tensors or isinstance(value, Enum):
-            self._refuse(path, f"key, metadata or enum value {value!r}")
+        enums = any(isinstance(one, dict) and one.get(TAG) == "enum" for one in other.flat.values.values())
+        if other.refused or other.flat.tensors or enums:
+            self._refuse(path, f"key, member of a set, metadata or enum value {value!r}")
         return encoded
 
     def tensor(self, value: torch.Tensor, path: str) -> Json:
-        part = sharded.is_sharded(value)
-        if part and (why := sharded.why_not(value)):
-            return self._refuse(path, why)
-        if part:
+        if part := sharded.is_sharded(value):
+            if why := sharded.why_not(value):
+                return self._refuse(path, why)
             self.flat.cuts[path] = tuple(sharded.cuts(value))
             value, self.flat.boxes[path] = sharded.local_part(value)
-        if why := _why_not(value):
-            return self._refuse(path, why)
+        arrays.check_tensor(value)
         value = value.detach()
         if value.is_conj() or value.is_neg():
             value = value.resolve_conj().resolve_neg()
-        place = value.data_ptr() if value.numel() else value.untyped_storage()._cdata
-        memory = (value.device, place, value.dtype, tuple(value.shape), value.stride())
+        memory = arrays.memory_of(value)
         if (value.numel() or part) and memory in self._memory:  # an empty part is tied where the other parts are
             first = self.flat.tied[path] = self._memory[memory]
             return {TAG: "tensor", "v": first}
@@ -188,63 +170,31 @@ class _Flattener:
         return {TAG: "tensor"}
 
     def ndarray(self, value: np.ndarray[Any, Any], path: str) -> Json:
-        if value.dtype.kind not in "biufcmM" or value.dtype.char in "gG":
-            return self._refuse(path, f"numpy array of dtype {value.dtype}")
-        native = np.ascontiguousarray(value).reshape(value.shape)
-        native = native.view(np.int64) if native.dtype.kind in "mM" else native.astype(native.dtype.newbyteorder("="))
-        self.flat.tensors[path] = torch.from_numpy(native.copy() if not native.flags.writeable else native)
-        self.flat.values[path] = {TAG: "ndarray", "dtype": value.dtype.str}
-        return {TAG: "ndarray", "dtype": value.dtype.str}
+        self.flat.tensors[path] = arrays.of_array(value)
+        return self._scalar({TAG: "ndarray", "dtype": value.dtype.str}, path)
+
+    def stream(self, value: BytesIO, path: str) -> Json:
+        self.flat.tensors[path] = arrays.of_stream(value)
+        return self._scalar({TAG: "bytesio"}, path)
 
 
+_SEQUENCES: dict[type, str] = {tuple: "tuple", torch.Size: "size", deque: "deque"}
 _ENCODERS: dict[type, Callable[[_Flattener, Any, str], Json]] = {
-    type(None): _Flattener.plain,
-    bool: _Flattener.plain,
-    int: _Flattener.integer,
-    float: _Flattener.real,
-    str: _Flattener.text,
-    bytes: _Flattener.octets,
     list: _Flattener.listing,
-    tuple: _Flattener.tuple,
-    torch.Size: _Flattener.tuple,
-    dict: _Flattener.mapping,
-    OrderedDict: _Flattener.mapping,
-    Counter: _Flattener.mapping,
-    defaultdict: _Flattener.mapping,
+    **dict.fromkeys(_SEQUENCES, _Flattener.sequence),
+    **dict.fromkeys((set, frozenset), _Flattener.members),
+    **dict.fromkeys((dict, OrderedDict, Counter, defaultdict, MappingProxyType), _Flattener.mapping),
     np.ndarray: _Flattener.ndarray,
+    BytesIO: _Flattener.stream,
 }
 
 
-def _encode_float(value: float) -> Json:
-    if math.isfinite(value) and (value or math.copysign(1, value) > 0):
-        return value
-    bits = struct.pack(">d", value)
-    text = bits.hex() if math.isnan(value) and bits != struct.pack(">d", math.nan) else str(value)
-    return {TAG: "float", "v": text}
-
-
-def _is_text(value: str) -> bool:
-    return value.isascii() or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value)
-
-
-_SUB_BYTE = {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)}
-
-
-def _why_not(tensor: torch.Tensor) -> str | None:
-    """Why a tensor cannot be stored, or None."""
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
-        return f"type {type(tensor).__module__}.{type(tensor).__qualname__}"
-    if tensor.is_nested:
-        return "nested tensor; store its parts"
-    if tensor.layout is not torch.strided:
-        return f"tensor of layout {tensor.layout}; make it dense first"
-    if (
-        tensor.is_quantized
-        or str(tensor.dtype) in _SUB_BYTE
-        or "bits" in str(tensor.dtype)
-        or str(tensor.dtype) == "torch.bit"
-    ):
-        return f"tensor of dtype {tensor.dtype}"
-    if tensor.is_meta:
-        return "tensor on the meta device, which has no data"
-    return None
+def _encoder(value: Any) -> Callable[[_Flattener, Any, str], Json] | None:
+    """How a value that has parts, a tensor or a live type is taken apart; None for a scalar."""
+    if type(value) in _ENCODERS:
+        return _ENCODERS[type(value)]
+    if isinstance(value, torch.Tensor):
+        return _Flattener.tensor
+    if isinstance(value, Enum):
+        return _Flattener.enum
+    return _Flattener.sequence if fields_of(value) else None

@@ -4,18 +4,18 @@ checkpoint is imported.
 
 from __future__ import annotations
 
-import base64
-import struct
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
+from dcp_runner.checkpoint import arrays, scalars
 from dcp_runner.checkpoint.errors import MismatchError
-from dcp_runner.checkpoint.skeleton import DICTS, FACTORIES, ROOT, TAG, Json
+from dcp_runner.checkpoint.skeleton import DICTS, FACTORIES, ROOT, TAG, Json, fields_of
 from dcp_runner.checkpoint.tree import join, join_index
 
 Tensors = Callable[[str, Any], torch.Tensor]
@@ -26,8 +26,9 @@ def unflatten(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
     """Put a state together again.
 
     `live` is the state that is being replaced: an enum's type is taken from the value at the same path, and `tensors`
-    is told the tensor. Raises MismatchError with the paths of enums that have no live counterpart and of
-    tags that this version does not know.
+    is told the tensor. A namedtuple takes the type of a live one, and is a plain tuple where there is none. Raises
+    MismatchError with the paths of enums that have no live counterpart, of namedtuples whose live counterpart has other
+    fields, and of what this version does not know.
     """
     builder = _Builder(tensors)
     state = builder.value(skeleton, ROOT, live)
@@ -54,27 +55,52 @@ class _Builder:
         if kind == "tensor":
             return self.tensors(inner if inner is not None else path, live)
         if kind == "ndarray":
-            return self._ndarray(value, path)
+            return arrays.to_array(self.tensors(path, arrays.WHOLE), np.dtype(value["dtype"]))
         if kind == "enum":
             return self._enum(inner, path, live)
-        if kind in ("tuple", "size"):
-            items = self._items(value["v"], path, live)
-            return torch.Size(items) if kind == "size" else tuple(items)
-        if kind in _SCALARS:
-            return _SCALARS[kind](value)
+        if kind in ("tuple", "size", "deque", "namedtuple"):
+            return self._sequence(value, path, live)
+        if kind in ("set", "frozenset"):
+            members = [self.value(member, path, None) for member in value["v"]]
+            return set(members) if kind == "set" else frozenset(members)
+        if kind == "bytesio":
+            return arrays.to_stream(self.tensors(path, arrays.WHOLE))
+        if scalars.knows(kind):
+            return self._scalar(value, path)
         self.problems.append(f"{path}: unknown kind {kind!r}; it was written by a newer version")
         return None
 
+    def _scalar(self, value: dict[str, Json], path: str) -> Any:
+        try:
+            return scalars.decode(value)
+        except (ValueError, RuntimeError) as error:
+            self.problems.append(f"{path}: {error}")
+            return None
+
+    def _sequence(self, value: dict[str, Json], path: str, live: Any) -> Any:
+        items = self._items(value["v"], path, live)
+        if value[TAG] == "size":
+            return torch.Size(items)
+        if value[TAG] == "deque":
+            return deque(items, value["maxlen"])
+        if value[TAG] == "tuple" or not fields_of(live):
+            return tuple(items)
+        if list(fields_of(live)) != value["fields"]:
+            saved, here = ", ".join(value["fields"]), ", ".join(fields_of(live))
+            self.problems.append(f"{path}: a namedtuple of {saved} was saved, and {type(live).__qualname__} has {here}")
+            return None
+        return live._make(items)
+
     def _items(self, items: list[Json], path: str, live: Any) -> list[Any]:
-        lives = live if isinstance(live, list | tuple) and len(live) == len(items) else [None] * len(items)
+        lives = live if isinstance(live, list | tuple | deque) and len(live) == len(items) else [None] * len(items)
         return [self.value(item, join_index(path, number), lives[number]) for number, item in enumerate(items)]
 
     def _body(self, value: dict[str, Json], path: str, live: Any) -> Any:
         kind, body = value[TAG], value["v"]
         lives = live if isinstance(live, Mapping) else {}
-        content = {key: self.value(item, join(path, key), lives.get(key)) for key, item in _pairs(body)}
-        if kind == "dict":
-            return content
+        content = {key: self.value(item, join(path, key), lives.get(key)) for key, item in self._pairs(body, path)}
+        if kind in ("dict", "mappingproxy"):
+            return content if kind == "dict" else MappingProxyType(content)
         if kind == "defaultdict":
             return defaultdict(FACTORIES[value["of"]], content)
         result: Any = OrderedDict(content) if kind == "OrderedDict" else Counter(content)
@@ -93,32 +119,10 @@ class _Builder:
             self.problems.append(f"{path}: {value!r} was saved, which is no value of {type(live).__qualname__}")
             return None
 
-    def _ndarray(self, value: dict[str, Json], path: str) -> Any:
-        tensor = self.tensors(path, None)
-        if tensor.is_meta:
-            return np.empty(tuple(tensor.shape), np.dtype(value["dtype"]))
-        dtype = np.dtype(value["dtype"])
-        array = tensor.numpy()
-        return array.view(dtype) if dtype.kind in "mM" else array.astype(dtype)
-
-
-_SCALARS: dict[str, Callable[[dict[str, Json]], Any]] = {
-    "int": lambda value: int(value["v"], 16),
-    "float": lambda value: _decode_float(value["v"]),
-    "str": lambda value: base64.b64decode(value["v"]).decode("utf-8", "surrogatepass"),
-    "bytes": lambda value: base64.b64decode(value["v"]),
-    "npscalar": lambda value: np.frombuffer(bytes.fromhex(value["v"]), np.dtype(value["dtype"]))[0],
-}
-
-
-def _pairs(body: Json) -> Iterator[tuple[Any, Json]]:
-    """Keys and items of a stored dict."""
-    if isinstance(body, dict):
-        yield from body.items()
-    else:
-        for key, item in body:
-            yield _Builder(lambda name, live: torch.empty(0)).value(key, ROOT, None), item
-
-
-def _decode_float(text: str) -> float:
-    return float(struct.unpack(">d", bytes.fromhex(text))[0]) if len(text) == 16 else float(text)
+    def _pairs(self, body: Json, path: str) -> Iterator[tuple[Any, Json]]:
+        """Keys and items of a stored dict."""
+        if isinstance(body, dict):
+            yield from body.items()
+        else:
+            for key, item in body:
+                yield self.value(key, path, None), item

@@ -171,10 +171,13 @@ def odd_ones(labels: Sequence[tuple[int, str]]) -> tuple[int, ...]:
 
 def _message(bound: Bound, sharing: str, copy: Copy, odd: Sequence[int], where: str) -> str:
     ranks = f"rank{'s' if len(odd) > 1 else ''} {rank_text(odd)}"
+    intended = f"declare sharing.{bound.key}=per_rank or per_group:<axes>"
+    if sharing != str(bound.resolved.sharing):
+        intended = "keep it in a component of its own that is per_rank: beside tensors that are cut all else is equal"
     return (
         f"component {bound.key!r}, copy {copy.name!r} (ranks {rank_text(copy.holders)}): shared as "
         f"{sharing}, so all must hold the same, but {ranks} "
         f"differ{'s' if len(odd) == 1 else ''}{' ' + where if where else ''}. "
-        f"If that is intended, declare sharing.{bound.key}=per_rank or per_group:<axes>; "
+        f"If that is intended, {intended}; "
         "if not, the replicas have drifted apart"
     )

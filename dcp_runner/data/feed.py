@@ -80,22 +80,29 @@ class Feed(ABC):
         return {"consumed": self.consumed} | self._meaning()
 
     @final
+    def unlike(self, state: dict[str, Any]) -> list[str]:
+        """Why a saved position means nothing here, with the remedy; empty where it does."""
+        found = [
+            f"{key} {state.get(key)} in the checkpoint, {value} now"
+            for key, value in self._meaning().items()
+            if state.get(key) != value
+        ]
+        if not found:
+            return []
+        return [
+            f"the data position of the checkpoint, consumed={state.get('consumed')}, belongs to another order of "
+            f"samples: {'; '.join(found)}. resume_skip=[dataset] starts the data from the beginning."
+        ]
+
+    @final
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go to the saved position. The cost does not depend on how far that is.
 
         Raises:
             ValueError: the saved position counts the samples of another data set or of another order.
         """
-        differences = [
-            f"{key} {state[key]} in the checkpoint, {value} now"
-            for key, value in self._meaning().items()
-            if state[key] != value
-        ]
-        if differences:
-            raise ValueError(
-                f"the data position of the checkpoint, consumed={state['consumed']}, belongs to another order of "
-                f"samples: {'; '.join(differences)}. resume_skip=[dataset] starts the data from the beginning."
-            )
+        if problems := self.unlike(state):
+            raise ValueError("; ".join(problems))
         self.consumed = state["consumed"]
 
     @final

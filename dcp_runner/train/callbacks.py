@@ -4,7 +4,7 @@ restored, by its name.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -78,6 +78,18 @@ class Callbacks:
             if name in state_dict:
                 callback.load_state_dict(state_dict[name])
 
-    def differences(self, state: dict[str, Any]) -> Differences:
+    def wanted(self) -> Callable[[tuple[str, ...]], bool]:
+        """Only states of callbacks that are here."""
         live = self._stateful()
-        return Differences([name for name in live if name not in state], [name for name in state if name not in live])
+        return lambda keys: keys[0] in live
+
+    def differences(self, state: dict[str, Any]) -> Differences:
+        """A callback that was added or removed stops no resume."""
+        live = self._stateful()
+        added = [f"{name} has no state in the checkpoint: it starts afresh" for name in live if name not in state]
+        removed = [
+            f"{name} has a state in the checkpoint and is not here: its state is dropped"
+            for name in state
+            if name not in live
+        ]
+        return Differences(accepted=added + removed)

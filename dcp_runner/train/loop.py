@@ -70,8 +70,12 @@ class Trainer:
         if told := about_best(self.checkpoint, every):
             log.info("%s", told)
         self.callbacks.call("on_start", self)
+        begin = self.progress.step
+        self._rehearse()
         while self.progress.step < self.config.max_steps:
             outcome = self._step(policy)
+            if self.progress.step == begin + 1:
+                self._rehearse()  # optimizers have made their state
             step, last = self.progress.step, self.progress.step == self.config.max_steps
             save = policy.due(step, outcome.overdue) or (last and self.checkpoint.at_end) or outcome.stop
             metrics = {"loss": outcome.loss}
@@ -151,6 +155,11 @@ class Trainer:
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
         return metrics
+
+    def _rehearse(self) -> None:
+        """What a save would refuse is told now, not hours later."""
+        if self.checkpoint.saves and self.progress.step < self.config.max_steps:
+            self.coordinator.rehearse()
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import ctypes
 import json
 import struct
+from collections import deque
 from collections.abc import Iterator
 from enum import Enum
+from io import BytesIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,9 +69,17 @@ def bits(value: Any) -> Any:
     if isinstance(value, dict):
         aside = bits(getattr(value, "_metadata", None)), getattr(value, "default_factory", None)
         return kind, aside, [(bits(key), bits(item)) for key, item in value.items()]
-    if isinstance(value, list | tuple):
-        return kind, [bits(item) for item in value]
-    return kind, value
+    if isinstance(value, MappingProxyType):
+        return kind, bits(dict(value))
+    if isinstance(value, list | tuple | deque):
+        return kind, getattr(value, "maxlen", None), [bits(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return kind, sorted(repr(bits(item)) for item in value)
+    if isinstance(value, BytesIO):
+        return kind, value.getvalue()
+    if isinstance(value, complex):
+        return kind, bits(value.real), bits(value.imag)
+    return kind, value if isinstance(value, int) else repr(value)
 
 
 def strict_json(folder: Path) -> Iterator[Any]:

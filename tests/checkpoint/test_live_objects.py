@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,33 @@ def test_buffers_and_extra_state_come_back(tmp_path: Path) -> None:
     live = nn.Sequential(Extra(2, 2), nn.BatchNorm1d(2))
     load_model(tmp_path, saved, live)
     assert live[0].note == {"calls": (1, 2)} and bits(live.state_dict()) == bits(saved.state_dict())
+
+
+EXTRAS: dict[str, tuple[Any, Any]] = {
+    "another size": (torch.arange(3.0), torch.zeros(0)),
+    "another dtype": (torch.arange(3), torch.zeros(1)),
+    "a tensor, where there is none": (torch.ones(2), None),
+    "none, where there is a tensor": (None, torch.ones(2)),
+    "a stream, where there is a tensor": (BytesIO(b"ab"), torch.ones(2)),
+    "a stream": (BytesIO(b"abcd"), BytesIO()),
+    "bytes": (bytearray(b"ab"), b""),
+    "tensors inside": ({"amax": [torch.ones(3), {1, 2}], "dtype": torch.float16}, {"amax": []}),
+}
+
+
+@pytest.mark.parametrize("name", EXTRAS)
+@pytest.mark.parametrize("depth", [0, 1])
+def test_extra_state_may_change_in_any_way(name: str, depth: int, tmp_path: Path) -> None:
+    saved, live = (Extra(2, 2), Extra(2, 2)) if depth == 0 else (nn.Sequential(Extra(2, 2)), nn.Sequential(Extra(2, 2)))
+    (saved if depth == 0 else saved[0]).note, (live if depth == 0 else live[0]).note = EXTRAS[name]
+    load_model(tmp_path, saved, live)
+    assert bits(live.state_dict()) == bits(saved.state_dict())
+
+
+def test_only_extra_state_may_change(tmp_path: Path) -> None:
+    saved, live = Bag({"my_extra_state": torch.ones(2)}), Bag({"my_extra_state": torch.ones(3)})
+    with pytest.raises(CheckpointError, match=r"my_extra_state: shape \(2,\) saved, \(3,\) here"):
+        load_model(tmp_path, saved, live)
 
 
 # -- optimizers --------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import pytest
@@ -15,13 +16,17 @@ from hypothesis import strategies as st
 from solo import alone
 from torch import nn
 
-from dcp_runner import CheckpointError, StateComponent
+from dcp_runner import StateComponent
 from dcp_runner.checkpoint.config import Best, CheckpointConfig, KeepConfig
+from dcp_runner.experiment import tell_start
 from dcp_runner.train.callbacks import Callback, Callbacks
 from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Decay, ScheduleConfig
+from dcp_runner.train.context import RunContext
 from dcp_runner.train.policies import SavePolicy, superfluous
+from dcp_runner.train.report import Report
 from dcp_runner.train.schedule import factor, make_scheduler, set_option
+from dcp_runner.train.signals import StopFlag
 
 # -- when to save ------------------------------------------------------------------------------------------------------
 
@@ -233,7 +238,7 @@ class Counting(Callback):
         self.count = state_dict["count"]
 
 
-def named(**counts: int) -> dict[str, Callback]:
+def named(**counts: Any) -> dict[str, Callback]:
     made: dict[str, Callback] = {"without state": Callback()}
     for name, count in counts.items():
         made[name] = Counting()
@@ -252,17 +257,42 @@ def test_callbacks_are_restored_by_name_whatever_their_order(tmp_path: Path) -> 
     assert counts(live) == {"a": 1, "b": 2}
 
 
-def test_other_callbacks_are_named_and_tolerated_where_told(tmp_path: Path) -> None:
-    alone(tmp_path, StateComponent("callbacks", Callbacks(named(a=1, old=2)))).save(1)
+def test_a_callback_that_is_added_or_removed_is_told_and_the_others_keep_their_state(tmp_path: Path) -> None:
+    """The removed one's state is not looked into: an enum in it would need a live one."""
+    saved = Callbacks(named(a=1, old=2, gone=Signals.SIGTERM, tensor=torch.ones(2)))
+    alone(tmp_path, StateComponent("callbacks", saved)).save(1)
     live = Callbacks(named(new=7, a=0))
-    coordinator = alone(tmp_path, StateComponent("callbacks", live))
-    with pytest.raises(CheckpointError) as failure:
-        coordinator.load(1)
-    assert "callbacks: missing in the checkpoint: new" in str(
-        failure.value
-    ) and "callbacks: unexpected in the checkpoint: old" in str(failure.value)
-    coordinator.load(1, strict=False)
+    report = alone(tmp_path, StateComponent("callbacks", live)).load(1)
     assert counts(live) == {"new": 7, "a": 1}
+    dropped = "has a state in the checkpoint and is not here: its state is dropped"
+    assert report.notes == (
+        "callbacks: new has no state in the checkpoint: it starts afresh",
+        *(f"callbacks: {name} {dropped}" for name in ("old", "gone", "tensor")),
+    )
+
+
+def test_a_callback_of_its_own_may_be_added_and_removed_too(tmp_path: Path) -> None:
+    """As the runner declares those for which a sharing is given."""
+    saved = StateComponent("old", named(old=1)["old"], required=False)
+    alone(tmp_path, StateComponent("callbacks", Callbacks(named(a=1))), saved).save(1)
+    live, new = Callbacks(named(a=0)), named(new=7)["new"]
+    report = alone(tmp_path, StateComponent("callbacks", live), StateComponent("new", new, required=False)).load(1)
+    assert counts(live) == {"a": 1} and report.notes == ("old is not here: its state is dropped",)
+    assert ("new", "left as it is (not in the checkpoint)") in [(row.component, row.action) for row in report.rows]
+
+
+def test_the_start_tells_of_it(tmp_path: Path) -> None:
+    alone(tmp_path, StateComponent("callbacks", Callbacks(named(old=1, kept=2)))).save(3)
+    coordinator = alone(tmp_path, StateComponent("callbacks", Callbacks(named(new=1, kept=2))))
+    told: list[str] = []
+    report = Report()
+    report.event = lambda step, event, text, **more: told.append(text)  # type: ignore[method-assign]
+    context = RunContext(tmp_path, 1, 0, 1, 0, 1, "abc", {}, StopFlag())
+    tell_start(report, context, coordinator, coordinator.load(3), [])
+    assert told[0].splitlines()[-2:] == [
+        "callbacks: new has no state in the checkpoint: it starts afresh",
+        "callbacks: old has a state in the checkpoint and is not here: its state is dropped",
+    ]
 
 
 def test_callbacks_that_are_components_of_their_own_are_left_to_themselves() -> None:

@@ -16,7 +16,7 @@ Point = tuple[str, int]
 """The n-th call of a phase, from 1."""
 
 SAVE: tuple[Point, ...] = (
-    ("plan", 1), ("plan", 2), ("plan", 3), ("stage", 1), ("verify", 1), ("verify", 2), ("write", 1), ("write", 2),
+    ("plan", 1), ("plan", 2), ("plan", 3), ("plan", 4), ("stage", 1), ("verify", 1), ("verify", 2), ("write", 1), ("write", 2),
     ("manifest", 1), ("commit", 1),
 )  # fmt: skip
 OPEN: tuple[Point, ...] = tuple(("open", number) for number in range(1, 6))

@@ -251,4 +251,4 @@ def test_a_save_and_a_load_make_as_many_exchanges_for_any_number_of_tensors(tmp_
         assert counts[3] == counts[300]
         opened, (saved, sent), (loaded, received) = counts[3]
         assert [opened.count("open"), saved, loaded] == [len(OPEN), [p for p, _ in SAVE], [p for p, _ in LOAD]]
-        assert (sent, received) == (6, 2)
+        assert (sent, received) == (8, 2)
