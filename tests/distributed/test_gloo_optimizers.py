@@ -174,6 +174,7 @@ def test_what_is_cut_is_saved_and_resumed_and_cut_anew_or_refused_by_name(tmp_pa
 @pytest.mark.slow
 def test_state_that_is_shared_out_between_ranks_is_refused_by_name(tmp_path: Path) -> None:
     def body(rank: Rank) -> Any:
+        warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
         from torch.distributed.optim import ZeroRedundancyOptimizer
 
         with rank.process_group():
