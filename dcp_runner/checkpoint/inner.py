@@ -44,13 +44,14 @@ class Part:
         """Replace its `state`: by parameter, and what is shared; both by name without the prefix."""
         state: dict[Any, Any] = self.optimizer.state
         state.clear()
-        state.update({key: _without_parameters(value) for key, value in shared.items()})
+        rest = {key: _without_parameters(value) for key, value in shared.items()}
         for parameter, items in of.items():
             own = dict(items)
             for key in [key for key in own if isinstance(key, str) and key.endswith(BY_PARAMETER)]:
-                state[key.removesuffix(BY_PARAMETER)][parameter] = own.pop(key)
+                rest[key.removesuffix(BY_PARAMETER)][parameter] = own.pop(key)
             if own or not items:
                 state[parameter] = own
+        state.update(rest)
 
     def _name(self, key: Any) -> Any:
         if self.prefix and not isinstance(key, str):
