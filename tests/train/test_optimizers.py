@@ -70,7 +70,7 @@ class Frozen(nn.Module):
         self.middle.requires_grad_(False)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        return self.head(torch.tanh(self.middle(self.embed(tokens))))
+        return 2 * self.head(torch.tanh(self.middle(self.embed(tokens))))
 
 
 class Unfreezes(Callback):
