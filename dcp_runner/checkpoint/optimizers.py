@@ -189,7 +189,11 @@ class OptimizerState:
         found = Differences(hints(sorted(numbers.keys() - set(options)), options))
         numbers |= {name: options[name]["group"] for name in joining}
         unknown = [name for name in options if name not in numbers and name not in elsewhere]
-        found.unexpected = hints(unknown, numbers)
+        free = self._of_models()
+        found.unexpected = hints([name for name in unknown if name not in free], numbers)
+        found.unexpected += [
+            f"{name}, which is in no group here; add it before the load" for name in unknown if name in free
+        ]
         prefixes = [part.prefix for part in parts(self.optimizer)]
         found.wrong = [*self._wrong_inside(state, numbers), *wrong_groups(options, self._groups(numbers), prefixes)]
         found.wrong += self._unplaced(state)
