@@ -176,9 +176,11 @@ class OptimizerState:
         return {"state": state, "options": self._options()} | self._unnamed(parts(self.optimizer))
 
     def wanted(self) -> Callable[[Keys], bool]:
-        """Whether this rank takes the item of a saved state that has these keys."""
+        """Whether this rank takes the item of a saved state that has these keys; the options of all parameters, because
+        they say which joined later.
+        """
         live = {*self._of_models()}
-        return lambda keys: len(keys) != 2 or keys[0] not in ("state", "options", "placed") or keys[1] in live
+        return lambda keys: len(keys) != 2 or keys[0] not in ("state", "placed") or keys[1] in live
 
     def differences(self, state: dict[str, Any]) -> Differences:
         if not {"state", "options"} <= set(state):
