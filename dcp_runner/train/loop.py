@@ -67,8 +67,8 @@ class Trainer:
         policy = SavePolicy.of(self.checkpoint, time.monotonic)
         self.report.start(self.progress.step, self.config.max_steps)
         every = self.config.eval_every if self.evaluation else None
-        if told := about_best(self.checkpoint, every):
-            log.info("%s", told)
+        if text := about_best(self.checkpoint, every):
+            log.info("%s", text)
         self.callbacks.call("on_start", self)
         begin = self.progress.step
         self._rehearse()
@@ -126,16 +126,16 @@ class Trainer:
 
         Raises NonFiniteError.
         """
-        told = by_ranks(self.coordinator.comm.exchange("step", found))
-        if told and self.config.nonfinite is NonFinite.stop:
+        text = by_ranks(self.coordinator.comm.exchange("step", found))
+        if text and self.config.nonfinite is NonFinite.stop:
             steps, root = self.coordinator.steps(), self.coordinator.storage.root
             raise NonFiniteError(
-                f"step {step} is not finite: {told}. Nothing of it is saved; "
+                f"step {step} is not finite: {text}. Nothing of it is saved; "
                 f"{f'checkpoint-{steps[-1]} is the last one' if steps else 'there is no checkpoint'} in {root}. "
                 "Try a lower optim.lr or trainer.clip_norm, or other data; trainer.nonfinite=warn goes on as it is"
             )
-        if told:
-            self.report.warning(step, "nonfinite", f"step {step} is not finite: {told}")
+        if text:
+            self.report.warning(step, "nonfinite", f"step {step} is not finite: {text}")
 
     def _evaluate(self) -> dict[str, float]:
         """The mean loss over the evaluation set; the random generators are left as they were."""

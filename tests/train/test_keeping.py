@@ -70,7 +70,7 @@ def test_a_save_evaluates_first_where_the_best_are_kept(tmp_path: Path) -> None:
         ({"last": 1, "best": 1}, {"data__eval": None}, []),
     ],
 )
-def test_no_evaluation_that_nobody_needs(
+def test_no_evaluation_without_need(
     tmp_path: Path, keep: dict[str, Any], options: dict[str, Any], evaluated: list[int]
 ) -> None:
     assert run(tmp_path, 1, **APART | options, checkpoint__keep=keep) == [0]

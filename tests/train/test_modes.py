@@ -117,8 +117,8 @@ def test_a_resume_is_bit_for_bit(tmp_path: Path, kind: str) -> None:
 
 def test_verify_resume(tmp_path: Path) -> None:
     made = config(verify_resume=3, **of("ScheduleFree"))
-    code, told = verify_resume(made, tmp_path, lambda config, run_dir: max(run_config(config, run_dir, 1)))
-    assert code == 0, told
+    code, lines = verify_resume(made, tmp_path, lambda config, run_dir: max(run_config(config, run_dir, 1)))
+    assert code == 0, lines
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def saved(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("what", "parallel", "told"),
+    ("what", "parallel", "expected"),
     [
         pytest.param("loss", {}, "loss nan (rank 0); gradient norm nan (rank 0); gradient of", id="loss"),
         pytest.param("gradient", {}, "6 is not finite: gradient norm nan (rank 0); gradient of", id="gradient"),
@@ -96,11 +96,11 @@ def saved(folder: Path) -> list[str]:
     ],
 )
 def test_it_stops_all_ranks_before_the_step(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str, parallel: dict[str, Any], told: str
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str, parallel: dict[str, Any], expected: str
 ) -> None:
     codes = poisoned(tmp_path, what, parallel, trainer__max_steps=BAD, trainer__eval_every=None)
     printed = capfd.readouterr().err
-    assert codes == [1] * len(codes) and told in printed
+    assert codes == [1] * len(codes) and expected in printed
     assert printed.count("NonFiniteError: step 6 is not finite: ") == len(codes)
     assert "checkpoint-4 is the last one in " in printed and "trainer.nonfinite=warn" in printed
     assert list(steps(tmp_path)) == [1, 2, 3, 4, 5] and saved(tmp_path) == ["checkpoint-2", "checkpoint-4"]
