@@ -6,6 +6,9 @@ UnstorableError(TypeError)      a state holds something that the format has no p
 IntegrityError(ValueError)      bytes on disk are not those that were written
 MismatchError(ValueError)       a checkpoint does not fit the live objects
 DivergedError(ValueError)       holders of one copy hold different values
+SupersededError(RuntimeError)   a newer claim of the folder stands
+OccupiedError(RuntimeError)     a living process of this host has claimed the folder
+ForeignError(ValueError)        a folder belongs to another run
 """
 
 from __future__ import annotations
@@ -24,6 +27,14 @@ class IntegrityError(ValueError):
 
 class SupersededError(RuntimeError):
     """A newer attempt of the run has taken over the folder of its checkpoints."""
+
+
+class OccupiedError(RuntimeError):
+    """A process that is alive on this host has claimed the folder of the checkpoints."""
+
+
+class ForeignError(ValueError):
+    """A run folder, or a folder of checkpoints, belongs to another run."""
 
 
 class MismatchError(ValueError):

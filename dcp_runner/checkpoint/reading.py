@@ -90,6 +90,22 @@ def whole_checkpoints(storage: Storage) -> tuple[list[tuple[int, CheckpointManif
     return good, bad
 
 
+def superfluous_retired(storage: Storage, keep: int) -> list[str]:
+    """Names of all retired checkpoints but so many of those that were saved last; unreadable ones count as oldest."""
+    retired = storage.retired()
+    if len(retired) <= keep:
+        return []
+    return [folder.name for folder in sorted(retired, key=_saved_at)[: len(retired) - keep]]
+
+
+def _saved_at(folder: Path) -> tuple[str, int]:
+    try:
+        manifest = parse_manifest(read_manifest(folder))
+    except IntegrityError:
+        return "", 0
+    return manifest.created, manifest.step
+
+
 def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["min", "max"]) -> Path:
     """The folder that `latest`, `best`, a step or a path means; of equally good ones the newest is the best.
 

@@ -61,13 +61,14 @@ def save(
     attempt: str,
     metrics: Mapping[str, float],
     config: str,
+    origin: Mapping[str, Json],
 ) -> Path:
     """Save all components; the path of the committed checkpoint, on every rank. Raises CheckpointError on all
     living ranks.
     """
-    staging, watch = storage.staging(step, attempt), Stopwatch()
+    staging, watch = storage.staging(step), Stopwatch()
     try:
-        first = comm.from_first("plan", lambda: _begin(storage, step, attempt))
+        first = comm.from_first("plan", lambda: _begin(storage, step))
         settle(bound, comm)
         staged = comm.agree("plan", lambda: _plan(bound, step, first, metrics))
         watch.lap("plan")
@@ -80,7 +81,7 @@ def save(
         watch.lap("write")
 
         def write_manifest() -> None:
-            manifest = _manifest(bound, topology, gathered, watch, step, attempt, metrics, config)
+            manifest = _manifest(bound, topology, gathered, watch, step, attempt, metrics, config, origin)
             files = dict(manifest.files) | _write_indexes(staged, gathered, storage, staging)
             manifest = CheckpointManifest(**{**manifest.__dict__, "files": files})
             storage.write(staging / MANIFEST, [manifest.render(hash_bytes)])
@@ -89,7 +90,7 @@ def save(
 
         def commit() -> None:
             comm.permitted()
-            storage.commit(step, attempt)
+            storage.commit(step)
 
         comm.agree("commit", lambda: commit() if comm.rank == 0 else None)
         return storage.path(step)
@@ -103,10 +104,10 @@ def save(
         raise CheckpointError(error.phase, error.failures, error.alive, kept) from error
 
 
-def _begin(storage: Storage, step: int, attempt: str) -> int:
+def _begin(storage: Storage, step: int) -> int:
     if type(step) is not int or step < 0:
         raise ValueError(f"a step is a whole number from 0 on; found {step!r}")
-    storage.begin(step, attempt)
+    storage.begin(step)
     return step
 
 
@@ -163,6 +164,7 @@ def _manifest(
     attempt: str,
     metrics: Mapping[str, float],
     config: str,
+    origin: Mapping[str, Json],
 ) -> CheckpointManifest:
     files = {path: record for records in gathered for path, record in records.items()}
     return CheckpointManifest(
@@ -176,6 +178,7 @@ def _manifest(
         files={path: FileRecord(record["size"], record["digest"]) for path, record in files.items()},
         metrics={name: float(value) for name, value in metrics.items()},
         config=config,
+        origin=origin,
         versions=_versions(),
         seconds=watch.laps,
     )

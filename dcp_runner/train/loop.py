@@ -116,6 +116,8 @@ class Trainer:
         protected = [self.source] if self.source is not None else []
         for old in self.coordinator.delete(superfluous(metrics_of, keep, protected)):
             self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
+        for name in self.coordinator.delete_retired(keep.retired) if keep.retired is not None else ():
+            self.report.event(step, "deleted", f"DELETED {name} (checkpoint.keep.retired={keep.retired})", folder=name)
         self.callbacks.call("on_save", self, path)
 
     def _autocast(self) -> torch.autocast:

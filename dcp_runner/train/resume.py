@@ -31,7 +31,7 @@ class Wish:
 
 
 def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
-    """Load what the wish means, and retire the checkpoints above it; None where the run starts from nothing.
+    """Load what the wish means; None where the run starts from nothing. Writes nothing.
 
     Raises ResumeError where `never` finds checkpoints or `must` finds none, and CheckpointError where a load fails.
     """
@@ -48,11 +48,7 @@ def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
         if report is None and wish.what == "must":
             raise ResumeError(f"resume=must, but there is no checkpoint in {coordinator.storage.root}")
     else:
-        report = coordinator.load(_target(wish.what, coordinator), skip=wish.skip, fresh=wish.fresh)
-    if report is not None:
-        retired = coordinator.go_back(report.step)
-        if retired:
-            log.info("RETIRED checkpoints %s, which lie above step %d", retired, report.step)
+        report = coordinator.load(wish.what, skip=wish.skip, fresh=wish.fresh)
     return report
 
 
@@ -76,15 +72,8 @@ def _newest_sound(wish: Wish, coordinator: CheckpointCoordinator, steps: Sequenc
     return None
 
 
-def _target(what: int | str, coordinator: CheckpointCoordinator) -> int | str | Path:
-    """A step, `latest` or `best` as they are; a path, which may be a run folder (its latest checkpoint is meant)."""
-    if isinstance(what, int) or what in ("latest", "best") or what.isdigit():
-        return what
-    folder: str = coordinator.comm.from_first("find", lambda: str(_checkpoint_in(Path(what))))
-    return Path(folder)
-
-
-def _checkpoint_in(folder: Path) -> Path:
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint that a path means: itself, or the latest one of a run folder (one process)."""
     from dcp_runner.checkpoint.reading import find
     from dcp_runner.checkpoint.storage import Storage
 

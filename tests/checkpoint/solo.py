@@ -40,6 +40,11 @@ def boxed(folder: Path, state: Any = None, **options: Any) -> tuple[Box, Checkpo
     return box, alone(folder, StateComponent("box", box), **options)
 
 
+def visible(folder: Path) -> list[str]:
+    """Names in a folder of checkpoints, but for the claim of it."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith(".owner-"))
+
+
 def round_trip(folder: Path, state: Any, live: Any = None) -> Any:
     """Save a state, load it into a box that holds `live`; all JSON on the way must be strict."""
     box, coordinator = boxed(folder, state)

@@ -71,25 +71,34 @@ def config(**overrides: Any) -> RunConfig:
 
 
 def run(
-    folder: Path, world: int, *, parallel: Mapping[str, Any] | None = None, timeout_s: float = 90.0, **overrides: Any
+    folder: Path,
+    world: int,
+    *,
+    parallel: Mapping[str, Any] | None = None,
+    timeout_s: float = 90.0,
+    context: Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> list[int]:
     """Start the run once more in its folder; exit codes by rank (0: finished; 128 + n: stopped by a signal; -n: killed by it).
 
-    `parallel` are keys of the `parallel` node; without it several ranks are data-parallel.
+    `parallel` are keys of the `parallel` node; without it several ranks are data-parallel. `context` are fields of the
+    RunContext.
     """
     if parallel is None and world > 1:
         parallel = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": world}
     made = config(**overrides, **{f"parallel__{key}": value for key, value in (parallel or {}).items()})
-    return run_config(made, folder, world, timeout_s)
+    return run_config(made, folder, world, timeout_s, context)
 
 
-def run_config(made: RunConfig, folder: Path, world: int, timeout_s: float = 90.0) -> list[int]:
+def run_config(
+    made: RunConfig, folder: Path, world: int, timeout_s: float = 90.0, context: Mapping[str, Any] | None = None
+) -> list[int]:
     """The same of a whole configuration."""
     attempt = len(list((folder / "attempts").glob("*"))) + 1 if folder.exists() else 1
     (folder / "attempts" / str(attempt)).mkdir(parents=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = FORK.Barrier(world)  # see dcp_runner.launch.local: no fork while the store's thread looks up a client
-    common = (made, folder, attempt, world, store.port, started)
+    common = (made, folder, attempt, world, store.port, started, context or {})
     ranks = [FORK.Process(target=_rank, args=(rank, *common)) for rank in range(world)]
     for process in ranks:
         process.start()
@@ -103,15 +112,23 @@ def run_config(made: RunConfig, folder: Path, world: int, timeout_s: float = 90.
     return [process.exitcode or 0 for process in ranks]
 
 
-def _rank(rank: int, made: RunConfig, folder: Path, attempt: int, world: int, port: int, started: Barrier) -> None:
+def _rank(
+    rank: int,
+    made: RunConfig,
+    folder: Path,
+    attempt: int,
+    world: int,
+    port: int,
+    started: Barrier,
+    more: Mapping[str, Any],
+) -> None:
     started.wait(60)
     if world > 1:
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
     plain = to_plain(made)
-    context = RunContext(
-        folder, attempt, rank, world, rank, world, config_hash(made), plain, StopFlag(own_session=True).install()
-    )
+    stop = StopFlag(own_session=True).install()
+    context = RunContext(folder, attempt, rank, world, rank, world, config_hash(made), plain, stop, **more)
     code = 1
     try:
         train(made, context)
