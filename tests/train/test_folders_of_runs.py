@@ -15,7 +15,7 @@ TINY = ("debug=tiny", "trainer.device=cpu", "trainer.eval_every=null", "checkpoi
 
 
 def command(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    line = [sys.executable, "-m", "dcp_runner", *TINY, *overrides]
+    line = [sys.executable, "-m", "dcp_runner", *overrides, *TINY]
     return subprocess.run(line, cwd=folder, env=os.environ, capture_output=True, text=True, timeout=60)
 
 
@@ -27,7 +27,7 @@ def test_checkpoints_in_a_fixed_folder(tmp_path: Path) -> None:
     assert again.returncode == 0 and "RESUMED step=2" in again.stdout, again.stderr
     before = sorted(path.name for path in (tmp_path / "fixed").iterdir())
     for other in (["name=other"], ["-m", "hydra.sweep.dir=sweep"], ["-m", "hydra/launcher=dcp_local"]):
-        refused = command(tmp_path, fixed, "trainer.max_steps=4", *other)
+        refused = command(tmp_path, *other, fixed, "trainer.max_steps=4")
         told = refused.stdout + refused.stderr
         logs = [path.read_text() for path in tmp_path.glob("multirun/*/*/.submitit/*/*_log.*")]
         assert refused.returncode != 0, told
