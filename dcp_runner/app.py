@@ -30,12 +30,12 @@ from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
 from dcp_runner.launch.refusing import BAD_INPUT, refuse
 from dcp_runner.launch.requeue import ask_again
-from dcp_runner.launch.started import in_sweep, start_of
 from dcp_runner.launch.world import World, from_env
 from dcp_runner.sweep.again import with_the_recorded
 from dcp_runner.sweep.commands import COMMANDS
 from dcp_runner.sweep.commands import main as about_sweep
 from dcp_runner.sweep.results import result_of
+from dcp_runner.sweep.started import in_sweep, start_of
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
@@ -122,7 +122,7 @@ def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
         return 0
     config, folder = prepared
     if not config.verify_resume:
-        code = _run_here(config, entry, folder, start_of(cfg, config, os.environ), alone=not in_sweep())
+        code = _run_here(config, entry, folder, start_of(cfg, config, folder, os.environ), alone=not in_sweep())
         return ask_again(code, config.resources.requeues, os.environ)
     from dcp_runner.resume_check import verify_resume
 
@@ -168,7 +168,7 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         job: Job | None = None
         try:
             prepared = _prepare(cfg, run_dir, world)
-            job = new_job(prepared[0], entry, prepared[1], start_of(cfg, prepared[0], os.environ)) if prepared else None
+            job = new_job(prepared[0], entry, prepared[1], start_of(cfg, *prepared, os.environ)) if prepared else None
             code = 0 if job is None else None
         finally:
             meeting.send(code=code, job=asdict(job) if job else None)

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dcp_runner.checkpoint.errors import OccupiedError, SupersededError
 
@@ -77,15 +77,15 @@ class Owner:
             return State.gone
         if self.host != socket.gethostname():
             return State.elsewhere
-        if not self.started or self.started != start_of(self.pid):
-            return State.gone
-        return State.ours if self.pid == os.getpid() else State.alive
+        if self.pid == os.getpid() and self.started == start_of("self"):
+            return State.ours
+        return State.alive if self.started and self.started == start_of(self.pid) else State.gone
 
 
 NOBODY = Owner()
 
 
-def start_of(pid: int) -> str:
+def start_of(pid: int | Literal["self"]) -> str:
     """When a process of this host began; empty where there is none, or it has ended and only its parent knows yet."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -131,7 +131,7 @@ def claim(root: Path, attempt: str, identify: Identify, seen: int) -> Owner:
             attempt=attempt,
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=start_of(os.getpid()),
+            started=start_of("self"),
             since=datetime.now().isoformat(sep=" ", timespec="seconds"),
         )
         if _publish(root, mine):

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from dcp_runner.config import RunConfig
 from dcp_runner.launch.requeue import RESTARTS, RUN_AGAIN, ask_again, restarts
-from dcp_runner.launch.started import start_of
+from dcp_runner.sweep.started import start_of
 from dcp_runner.train.signals import STOP_SIGNALS, StopFlag
 
 TERM, INT, USR1, USR2 = (128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2))
@@ -195,5 +195,5 @@ RAW = OmegaConf.create({"name": "x"})
     ],
 )
 def test_what_a_start_is_a_start_of(env: dict[str, str], resume_sweep: str | None, job: str, again: bool) -> None:
-    start = start_of(RAW, RunConfig(resume_sweep=resume_sweep), env)
+    start = start_of(RAW, RunConfig(resume_sweep=resume_sweep), Path("x"), env)
     assert start == {"sweep": "", "job": job, "again": again, "dated": False}
