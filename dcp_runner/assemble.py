@@ -97,8 +97,8 @@ def feed_of(config: RunConfig, topology: Topology, rank: int, strategy: Strategy
 
 
 def evaluation_of(config: RunConfig, topology: Topology, rank: int, strategy: Strategy) -> Any:
-    """A function that begins a pass over this rank's part of the evaluation set, or None."""
-    if config.data.eval is None:
+    """A function that begins a pass over this rank's part of the evaluation set; None: the run never evaluates."""
+    if config.data.eval is None or config.trainer.eval_every is None:
         return None
     part, parts = topology.index(rank, strategy.data_axes)
     batch = max(1, config.data.batch_size // parts)

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from dcp_runner.assemble import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of, trackers_of
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.rng import seed_all
 from dcp_runner.config import ResumeRng, RunConfig
@@ -22,6 +23,7 @@ from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
 from dcp_runner.train.loop import Trainer, rng_put_back, to_device
 from dcp_runner.train.place import random_stream
+from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
 from dcp_runner.train.resume import Wish
@@ -45,7 +47,8 @@ def train(config: RunConfig, run: RunContext) -> None:
     topology = topology_of(config.parallel, run.local_world_size)
     parts = build(config, topology, device)
     feed = feed_of(config, topology, run.rank, parts.strategy)
-    parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
+    with autocast(device, config.trainer.precision):
+        parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)
     progress, callbacks = Progress(), callbacks_of(config)
     keep = config.checkpoint.keep
     coordinator = CheckpointCoordinator(
@@ -75,7 +78,6 @@ def train(config: RunConfig, run: RunContext) -> None:
         name = key.removeprefix("optim.")
         set_option(parts.optimizer, parts.scheduler, name, config.optim[name])
     tell_start(report, run, coordinator, loaded, config.resume_override)
-    own = loaded is not None and loaded.path.parent == coordinator.storage.root
     trainer = Trainer(
         config=config.trainer,
         checkpoint=config.checkpoint,
@@ -92,7 +94,7 @@ def train(config: RunConfig, run: RunContext) -> None:
         report=report,
         stop=run.stop,
         device=device,
-        source=loaded.step if own and loaded else None,
+        source=own_step(loaded, coordinator),
     )
     try:
         trainer.run()
@@ -101,6 +103,15 @@ def train(config: RunConfig, run: RunContext) -> None:
         feed.close()
         coordinator.release()
     tell_end(coordinator, run)
+
+
+def own_step(loaded: LoadReport | None, coordinator: CheckpointCoordinator) -> int | None:
+    """Step of the checkpoint that the run resumed from, if it is one of its own, however its path was spelt."""
+    if loaded is None:
+        return None
+    folder, root = loaded.path, coordinator.storage.root
+    own = coordinator.comm.from_first("find", lambda: folder.resolve().parent.samefile(root))
+    return loaded.step if own else None
 
 
 def device_of(wish: Device, run: RunContext) -> torch.device:
@@ -118,7 +129,10 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
     """
     if run.rank != 0:
         return Report()
-    config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
+    file = config_file(run.run_dir, str(run.attempt))
+    with writing(file):  # whole or not at all: the next start reads it
+        file.with_suffix(".new").write_text(json.dumps(run.config, indent=2))
+        file.with_suffix(".new").replace(file)
     logger, trackers = config.logger, trackers_of(config, run.run_dir)
     return RunReport(run.run_dir / "metrics.jsonl", run.attempt, logger.every_steps, logger.progress, trackers)
 

@@ -6,7 +6,6 @@ checkpoint on. Then every loss, gradient norm and evaluation is compared, and al
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,6 +16,7 @@ from typing import Any
 from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.checkpoint.reading import check_whole, open_copy
 from dcp_runner.config import RunConfig
+from dcp_runner.train.metrics_file import entries
 
 TOLD = 4
 """Differences of one kind that are told."""
@@ -66,7 +66,7 @@ def _metrics(whole: Path, resumed: Path, after: int) -> Iterator[str]:
 
 
 def _lines(run_dir: Path, after: int) -> list[dict[str, Any]]:
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    lines = entries(run_dir / "metrics.jsonl")
     return [line for line in lines if line["step"] > after and "event" not in line]
 
 
@@ -84,7 +84,7 @@ def _checkpoints(whole: Path, resumed: Path, step: int) -> Iterator[str]:
 
 def _contents(folder: Path, stack: ExitStack) -> dict[tuple[str, str], Any]:
     """(component, tensor or file's other content) -> something that is equal where the bits are."""
-    manifest = check_whole(folder)
+    manifest = check_whole(folder).manifest
     found: dict[tuple[str, str], Any] = {}
     for key, record in manifest.components.items():
         for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):

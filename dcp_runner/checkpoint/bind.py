@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -29,6 +29,8 @@ class Bound:
     rank: int
     cut_along: frozenset[str] = frozenset()
     """Mesh axes along which its tensors are cut; a tensor that is not is held more widely than the component."""
+    disjoint: set[frozenset[str]] = field(default_factory=set, compare=False)
+    """What was found to have no name in common (see namesakes.py)."""
 
     @property
     def key(self) -> str:
@@ -54,10 +56,15 @@ class Bound:
         return tuple(copy for copy in found if copy != self.mine)
 
     @property
-    def checked(self) -> bool:
-        """Whether holders are compared before a save."""
+    def compared(self) -> bool:
+        """Whether there are other holders that must agree: on everything, or on names and shapes at level `none`."""
         widest = self.topology.copy_of(self.sharing_of(frozenset()), self.rank)
-        return self.level is not Validation.none and widest.equal and len(widest.holders) > 1
+        return widest.equal and len(widest.holders) > 1
+
+    @property
+    def checked(self) -> bool:
+        """Whether the values of holders are compared before a save."""
+        return self.level is not Validation.none and self.compared
 
     @property
     def outline(self) -> str:

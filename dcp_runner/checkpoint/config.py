@@ -40,11 +40,13 @@ class KeepConfig:
     last: int | None = None
     """Keep this many of the newest ones; null keeps all."""
     best: int = 1
-    """Keep this many of the best ones by `metric`, whatever their age."""
+    """Keep this many of the best ones by `metric`, whatever their age. Counts as 0 where `metric` is eval_loss and the
+    run has no evaluation."""
     every: int | None = None
     """Keep every checkpoint whose step is a multiple of this."""
     metric: str = "eval_loss"
-    """The metric that decides which is best, as recorded in the manifest at the save."""
+    """The metric that decides which is best, as recorded in the manifest at the save: loss (of the step's batch),
+    eval_loss, or what a callback adds in `on_evaluate`."""
     mode: Best = Best.min
     """Whether smaller (min) or larger (max) is better."""
     retired: int | None = 1
@@ -65,6 +67,9 @@ class CheckpointConfig:
     """Save when this many minutes have passed since the last save, by rank 0's clock; null: not by time."""
     at_end: bool = True
     """Save after the last step."""
+    eval_on_save: bool = True
+    """Evaluate before a save, where `keep.last` and `keep.best` need the metric; not where a signal asked to stop,
+    because then time is short."""
     validation: Validation = Validation.tensor
     """How holders of one copy are compared before a save: none, quick, tensor or full."""
     validation_for: dict[str, Validation] = field(default_factory=dict)

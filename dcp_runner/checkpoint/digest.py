@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import torch
 import xxhash
@@ -23,6 +24,14 @@ BLOCK = 4 * 2**20
 def hash_bytes(data: bytes | memoryview) -> str:
     """32 hex digits."""
     return xxhash.xxh3_128_hexdigest(data)
+
+
+def hash_file(file: BinaryIO) -> str:
+    """The same of what is left to read of a file, in bounded memory."""
+    hasher = xxhash.xxh3_128()
+    while block := file.read(BLOCK):
+        hasher.update(block)
+    return hasher.hexdigest()
 
 
 def host_bytes(tensor: torch.Tensor) -> memoryview:
@@ -80,9 +89,26 @@ def entries(flat: Flat, digests: Mapping[str, TensorDigest]) -> dict[str, Entry]
     for path in (*flat.tensors, *flat.tied):
         digest = digests[flat.tied.get(path, path)]
         prefix = table[path].exact if path in table else ""
-        tie = f"tied to {flat.tied[path]}" if path in flat.tied else ""
-        table[path] = Entry(_hash_text(prefix + digest.whole + tie), "" if prefix or tie else digest.number)
+        more = f"tied to {flat.tied[path]}" if path in flat.tied else ""
+        more += _place(flat, path)
+        table[path] = Entry(_hash_text(prefix + digest.whole + more), "" if prefix or more else digest.number)
     return table
+
+
+def outlines(flat: Flat) -> dict[str, Entry]:
+    """What holders must have alike even where their values are not compared: names, dtypes, shapes and places of
+    tensors. What the writer does not have would not be written.
+    """
+    return {
+        path: Entry(f"{dtype_name(tensor)} {tuple(tensor.shape)} {_place(flat, path)}")
+        for path, tensor in flat.tensors.items()
+    }
+
+
+def _place(flat: Flat, path: str) -> str:
+    """Where a part of a tensor lies in the whole; empty for a whole one."""
+    box = flat.boxes.get(path)
+    return str(box) if box and box.sizes != box.shape else ""
 
 
 def total(table: Mapping[str, Entry]) -> str:
@@ -141,7 +167,9 @@ __all__ = [
     "dtype_name",
     "entries",
     "hash_bytes",
+    "hash_file",
     "host_bytes",
+    "outlines",
     "same",
     "total",
 ]

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcp_runner.checkpoint.errors import OccupiedError, SupersededError
+from dcp_runner.checkpoint.files import sync, writing
 
 OWNER, RECORD, RELEASED, UNFINISHED = ".owner-", "owner.json", "released", ".claiming-"
 
@@ -142,9 +143,10 @@ def _publish(root: Path, mine: Owner) -> bool:
     """Whether nobody else has taken this number, nor a higher one."""
     plain: dict[str, Any] = asdict(mine)
     del plain["number"], plain["released"]
-    root.mkdir(parents=True, exist_ok=True)
     target = root / f"{OWNER}{mine.number}"
-    made = make_once(target, RECORD, plain, root / f"{UNFINISHED}{uuid.uuid4().hex}")
+    with writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        made = make_once(target, RECORD, plain, root / f"{UNFINISHED}{uuid.uuid4().hex}")
     if owner_of(root) == mine:
         return True
     if made:  # a number that was free because a higher claim had removed it
@@ -162,6 +164,7 @@ def make_once(target: Path, name: str, plain: dict[str, Any], beside: Path) -> b
             json.dump(plain, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
+        sync(beside)
         os.rename(beside, target)
         return True
     except FileNotFoundError:

@@ -63,6 +63,8 @@ class Resolved:
 
     sharing: Sharing
     reason: str
+    independent: bool = False
+    """Whether the copies need not agree on anything, not even where they are parts of one state: declared per_rank."""
 
 
 def parse_sharing(text: str) -> Sharing:
@@ -109,7 +111,7 @@ def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
             f"declared as {declared}, which keeps one copy along {', '.join(sorted(lost))}; but what the ranks hold "
             f"differs there ({traits.why}), so the rest would be lost. Declare {found}, or leave it to auto"
         )
-    return Resolved(sharing, "declared")
+    return Resolved(sharing, "declared", independent=sharing.pattern is SharingPattern.PER_RANK)
 
 
 def equal_but_along(varies: Collection[str], axes: Sequence[str]) -> Sharing:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dcp_runner.checkpoint.bind import Bound
-from dcp_runner.checkpoint.digest import Entry, TensorDigest, digest_tensor, entries
+from dcp_runner.checkpoint.digest import Entry, TensorDigest, digest_tensor, entries, outlines
 from dcp_runner.checkpoint.errors import UnstorableError
 from dcp_runner.checkpoint.plan import Part, large, split
 from dcp_runner.checkpoint.sharing import Sharing, fixed_axes
@@ -47,7 +47,8 @@ class Staged:
         """What is compared, by the text of its sharing. What is no tensor is shared as tensors that are not cut."""
         uncut = self.bound.sharing_of(frozenset())
         found: dict[str, dict[str, Entry]] = {str(uncut): {}}
-        for path, entry in entries(self.flat, self.digests).items():
+        table = entries(self.flat, self.digests) if self.bound.checked else outlines(self.flat)
+        for path, entry in table.items():
             found.setdefault(str(self.shared.get(path, uncut)), {})[path] = entry
         return found
 

@@ -10,6 +10,9 @@ A phase is work that every rank does, followed by one exchange of outcomes:
 A rank that is dead, stopped or stuck sets no outcome, and so the verdict names it. Gloo cannot do this: its time-
 out names nobody and breaks the group. Store calls run in a helper thread, because the client of a stopped store
 hangs past its own time-out.
+
+A rank has one key, which it sets anew in each phase. Those of a phase itself are removed once all ranks have arrived
+at the next one, and so have left it: a store does not grow with the number of saves.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ Json = Any
 
 GRACE_S = 2.0
 """Seconds beyond the time-out after which the store itself counts as silent."""
+_FAILED = 2**32
+"""A failure in the count of a phase, of which the lower half counts the ranks that have arrived."""
 
 
 class StoreSilent(Exception):
@@ -49,6 +54,10 @@ class Verdicts:
         self._store = store
         self._store_host = store_host
         self._number = 0
+        self._place = self._place_before = ""
+        """Where this phase, and the one before, have their keys."""
+        self._permit = ""
+        """Key of a permit that this rank was given in the phase before."""
 
     def agree(self, phase: str, work: Callable[[], T]) -> T:
         """Do the work on this rank, and return its value if every rank's work succeeded.
@@ -60,7 +69,7 @@ class Verdicts:
     def _agree(self, phase: str, work: Callable[[], T], payload: bool = False) -> T:
         self._number += 1
         start = time.monotonic()
-        place = f"{self._number}/{phase}"
+        self._place_before, self._place = self._place, f"{self._number}/{phase}"
         try:
             try:
                 value = work()
@@ -68,9 +77,9 @@ class Verdicts:
                 raise
             except BaseException as error:
                 failure = Failure(self.rank, self.host, *_told(error), _is_consequence(error))
-                self._conclude(phase, place, self._patience(start, payload), failure, error)
+                self._conclude(phase, self._patience(start, payload), failure, error)
                 raise
-            self._conclude(phase, place, self._patience(start, payload))
+            self._conclude(phase, self._patience(start, payload))
         except StoreSilent as silence:
             why = f"the rendezvous store, hosted by {self._store_host}, {silence}"
             raise CheckpointError(
@@ -87,8 +96,8 @@ class Verdicts:
 
         Raises PermissionError where one has.
         """
-        permit = f"{self._number}/permit"
-        if self._in_time(0, lambda: self._store.compare_set(permit, "", "granted")) != b"granted":
+        self._permit = f"{self._place}/permit"
+        if self._in_time(0, lambda: self._store.compare_set(self._permit, "", "granted")) != b"granted":
             raise PermissionError("the other ranks have given up waiting for this one")
 
     def _patience(self, start: float, payload: bool) -> float:
@@ -102,13 +111,12 @@ class Verdicts:
     def _conclude(
         self,
         phase: str,
-        place: str,
         patience_s: float,
         failure: Failure | None = None,
         cause: BaseException | None = None,
     ) -> None:
         try:
-            verdict = self._in_time(patience_s, lambda: self._verdict(place, patience_s, failure))
+            verdict = self._in_time(patience_s, lambda: self._verdict(self._place, patience_s, failure))
         except RuntimeError as error:
             raise StoreSilent(f"failed: {error}") from error
         if verdict["failures"]:
@@ -117,17 +125,25 @@ class Verdicts:
             raise CheckpointError(phase, failures, verdict["alive"]) from cause
 
     def _verdict(self, place: str, patience_s: float, failure: Failure | None) -> Json:
-        self._store.set(f"{place}/rank/{self.rank}", json.dumps(failure.__dict__ if failure else None))
-        failed = self._store.add(f"{place}/failed", int(failure is not None))
-        if self._store.add(f"{place}/arrived", 1) == self.world_size:
-            failed = self._store.add(f"{place}/failed", 0)
-            return self._rule(place, self._judge(place) if failed else {"failures": [], "alive": []})
+        if self._permit and not self._permit.startswith(f"{place}/"):
+            self._store.delete_key(self._permit)
+            self._permit = ""
+        self._store.set(f"rank/{self.rank}", json.dumps([place, failure.__dict__ if failure else None]))
+        count = self._store.add(f"{place}/count", 1 if failure is None else 1 + _FAILED)
+        if count % _FAILED == self.world_size:
+            self._forget(self._place_before)
+            return self._rule(place, self._judge(place) if count >= _FAILED else {"failures": [], "alive": []})
         try:
             self._store.wait([f"{place}/verdict"], timedelta(seconds=patience_s))
         except dist.DistStoreError:
-            self._store.compare_set(f"{self._number}/permit", "", "denied")
+            self._store.compare_set(f"{place}/permit", "", "denied")
             return self._rule(place, self._judge(place))
         return json.loads(self._store.get(f"{place}/verdict"))
+
+    def _forget(self, place: str) -> None:
+        """Remove the keys of a phase that all ranks have left."""
+        for key in ("count", "verdict") if place else ():
+            self._store.delete_key(f"{place}/{key}")
 
     def _rule(self, place: str, verdict: Json) -> Json:
         """The verdict that was written first, ours or another rank's."""
@@ -137,9 +153,10 @@ class Verdicts:
         """Who is to blame: ranks that failed by themselves and silent ones; only if there is none, those that
         merely suffered.
         """
-        alive = [rank for rank in range(self.world_size) if self._store.check([f"{place}/rank/{rank}"])]
-        outcomes = [json.loads(self._store.get(f"{place}/rank/{rank}")) for rank in alive]
-        failed = [outcome for outcome in outcomes if outcome]
+        known = [rank for rank in range(self.world_size) if self._store.check([f"rank/{rank}"])]
+        outcomes = {rank: json.loads(self._store.get(f"rank/{rank}")) for rank in known}
+        alive = [rank for rank, (where, _) in outcomes.items() if where == place]
+        failed = [failure for where, failure in outcomes.values() if where == place and failure]
         silent = [self._silence(rank) for rank in range(self.world_size) if rank not in alive]
         culprits = [outcome for outcome in failed if not outcome["consequence"]] + silent
         return {"failures": culprits or failed, "alive": alive}
@@ -170,7 +187,7 @@ class Verdicts:
 
 
 def _told(error: BaseException) -> tuple[str, str]:
-    return type(error).__name__, str(error) or repr(error)
+    return type(error).__name__, " ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])
 
 
 def _is_consequence(error: BaseException) -> bool:

@@ -1,9 +1,10 @@
-"""Are the holders of a copy equal? One small exchange where they are; where they are not, as much as the level can
-tell.
+"""Are the holders of a copy equal, and are the parts of each tensor the whole tensor? One small exchange where that is
+so; where it is not, as much as the level can say.
 
 Every holder sends one digest of each component (16 bytes, whatever its size; one for each layer, where some of its
-tensors are held more widely than others), and every rank judges all copies alike. Only a difference costs more:
-`tensor` then compares the digests of all leaves, `full` also the values of the differing ones, in bounded memory.
+tensors are held more widely than others) and the sums of tiling.py and namesakes.py, and every rank judges all copies
+alike. Only a difference costs more: `tensor` then compares the digests of all leaves, `full` also the values of the
+differing ones, in bounded memory; `none` compares only the names, shapes and places of tensors.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from dcp_runner.checkpoint.bind import Bound
+from dcp_runner.checkpoint.box import Box
 from dcp_runner.checkpoint.comm import Comm
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.digest import Entry, hash_bytes, same, total
-from dcp_runner.checkpoint.errors import DivergedError, rank_text
-from dcp_runner.checkpoint.plan import large
+from dcp_runner.checkpoint.digest import Entry, same, total
+from dcp_runner.checkpoint.errors import DivergedError, TilingError, rank_text
+from dcp_runner.checkpoint.namesakes import conflicts, namesake_sums
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.staging import Staged
+from dcp_runner.checkpoint.tiling import MODULUS, tiling_sum, untiled
 from dcp_runner.checkpoint.topology import Copy, Topology
 from dcp_runner.checkpoint.values import compare_values
 
@@ -26,25 +29,35 @@ TOLD = 8
 
 
 def verify(staged: Sequence[Staged], comm: Comm) -> None:
-    """Compare the holders of everything. Raises CheckpointError on all ranks, from a DivergedError on each odd one out.
-
-    Even at level `none` the holders of a copy must agree on the names and sizes of large tensors, because they share
-    out the writing.
+    """Check what the ranks are about to write. Raises CheckpointError on all ranks: from a DivergedError where holders
+    of a copy differ, on each rank that is not with the majority, or where copies that are parts of one state do; from
+    a TilingError where the parts of a tensor are not the whole tensor.
     """
     layers = {one.bound.key: one.layers() for one in staged}
-    mine = {key: {text: total(table) for text, table in of.items()} for key, of in layers.items()}
-    everyone = comm.exchange("verify", [mine, {one.bound.key: _outline(one) for one in staged}])
-    found: list[str] = []
+    mine = {
+        one.bound.key: {
+            "layers": {text: total(table) for text, table in layers[one.bound.key].items()},
+            "tiling": f"{tiling_sum(one.flat, comm.rank):x}",
+            "namesakes": namesake_sums(one),
+        }
+        for one in staged
+    }
+    everyone = comm.exchange("verify", mine)
+    differing: list[str] = []
+    parts: list[str] = []
     for one in staged:
-        key = one.bound.key
-        if one.bound.checked:
-            found += _compare(one, layers[key], [told[key] for told, _ in everyone], comm)
-        else:
-            found += _compare_plans(one.bound, [outlines[key] for _, outlines in everyone], comm.rank)
+        claims = [claims_of[one.bound.key] for claims_of in everyone]
+        if one.bound.compared:
+            differing += _compare(one, layers[one.bound.key], [claim["layers"] for claim in claims], comm)
+        if sum(int(claim["tiling"], 16) for claim in claims) % MODULUS:
+            parts += _examine_parts(one, comm)
+        differing += conflicts(one, [claim["namesakes"] for claim in claims], comm)
 
     def raise_own() -> None:
-        if found:
-            raise DivergedError("; ".join(found))
+        if differing:
+            raise DivergedError("; ".join(differing))
+        if parts:
+            raise TilingError("; ".join(parts))
 
     comm.agree("verify", raise_own)
 
@@ -72,16 +85,20 @@ def verify_declared(bound: Sequence[Bound], topology: Topology, comm: Comm) -> N
     comm.agree("open", raise_own)
 
 
-def _outline(one: Staged) -> str:
-    return hash_bytes(repr(sorted(large(one.sizes).items())).encode("utf-8", "surrogatepass"))
-
-
-def _compare_plans(bound: Bound, outlines: Sequence[str], rank: int) -> list[str]:
-    """What this rank has to say where the writers of its copy would write different parts."""
-    odd = odd_ones([(holder, outlines[holder]) for holder in bound.mine.writers])
-    differ = len({outlines[holder] for holder in bound.mine.writers}) > 1
-    where = "in names or sizes of large tensors"
-    return [_message(bound, str(bound.resolved.sharing), bound.mine, odd, where)] if differ and rank in odd else []
+def _examine_parts(one: Staged, comm: Comm) -> list[str]:
+    """What is wrong with the parts of a component's tensors, the same on every rank. Called by all ranks."""
+    flat = one.flat
+    boxes = {path: flat.boxes.get(path) or Box.whole(tuple(tensor.shape)) for path, tensor in flat.tensors.items()}
+    everyone = comm.exchange("verify", {path: [box.shape, box.offsets, box.sizes] for path, box in boxes.items()})
+    held: dict[str, dict[Box, list[int]]] = {}
+    for rank, of_rank in enumerate(everyone):
+        for path, plain in of_rank.items():
+            held.setdefault(path, {}).setdefault(Box(*map(tuple, plain)), []).append(rank)
+    return [
+        f"component {one.bound.key!r}: tensor {text}. Each rank must hold its own part; was the state made under "
+        "another rank or process group than this save runs in?"
+        for text in untiled(held)
+    ]
 
 
 def _compare(
@@ -104,6 +121,7 @@ def _examine(one: Staged, text: str, copies: Sequence[Copy], table: Mapping[str,
     told = comm.exchange("verify", {path: [entry.exact, entry.number, entry.python] for path, entry in table.items()})
     leaves = {rank: {path: Entry(*entry) for path, entry in told[rank].items()} for rank in copy.holders}
     differing = disagreements(leaves)
+    unchecked = "the names, shapes or places of tensors: " if bound.level is Validation.none else ""
     if bound.level is Validation.quick:
         odd = tuple(sorted({rank for ranks in differing.values() for rank in ranks}))
         return [_message(bound, text, copy, odd, "")] if comm.rank in odd else []
@@ -115,7 +133,7 @@ def _examine(one: Staged, text: str, copies: Sequence[Copy], table: Mapping[str,
     shown = [f"{path!r} on rank {rank_text(odd)}{values.get(path, '')}" for path, odd in list(own.items())[:TOLD]]
     more = f" and {len(own) - TOLD} more" if len(own) > TOLD else ""
     odd = tuple(sorted({rank for ranks in own.values() for rank in ranks}))
-    return [_message(bound, text, copy, odd, "in " + ", ".join(shown) + more)]
+    return [_message(bound, text, copy, odd, f"in {unchecked}" + ", ".join(shown) + more)]
 
 
 def disagreements(leaves: Mapping[int, Mapping[str, Entry]]) -> dict[str, tuple[int, ...]]:

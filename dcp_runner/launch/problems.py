@@ -13,10 +13,12 @@ from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.config import RunConfig, did_you_mean, to_plain
 from dcp_runner.launch.degrees import AXES, degrees, world_size
 from dcp_runner.launch.targets import locate, node_problems, signature_problems
+from dcp_runner.train.policies import recorded
 
 COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
 """Parts of the training state that a checkpoint holds and whose sharing can be declared."""
@@ -68,7 +70,7 @@ def target_problems(config: RunConfig) -> list[str]:
     found += node_problems("data.train", config.data.train)
     if config.data.eval is not None:
         found += node_problems("data.eval", config.data.eval)
-    found += node_problems("optim", config.optim, given=("params",))
+    found += [*node_problems("optim", config.optim, given=("params",))] or _closure_problems(config.optim)
     for name, node in config.callbacks.items():
         found += node_problems(f"callbacks.{name}", node)
     for name, node in config.logger.trackers.items():
@@ -126,6 +128,18 @@ def _loss_problems(node: Mapping[str, Any]) -> Iterator[str]:
             yield f"loss._target_={node['_target_']}: a class; a function of (outputs, targets) is needed"
             return
     yield from node_problems("loss", node, given=("outputs", "targets"))
+
+
+def _closure_problems(node: Mapping[str, Any]) -> Iterator[str]:
+    kind: Any = locate(str(node["_target_"]))
+    if not (inspect.isclass(kind) and hasattr(kind, "step")):
+        return
+    closure = inspect.signature(kind.step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        yield (
+            f"optim._target_={node['_target_']}: its step computes the loss several times, by a closure, and the "
+            "training loop computes it once; take another optimizer"
+        )
 
 
 def _ranges(plain: Mapping[str, Any]) -> Iterator[str]:
@@ -192,8 +206,19 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
             f"dp {parallel.dp} x fsdp {parallel.fsdp} x accumulate {trainer.accumulate} = {share}; "
             f"try {f'{below} or ' if below else ''}{above}"
         )
+    yield from _metric(config)
     if config.resources.nodes >= 1 and size % config.resources.nodes:
         yield f"resources.nodes={config.resources.nodes}: {size} ranks do not divide into as many equal nodes"
+
+
+def _metric(config: RunConfig) -> Iterator[str]:
+    """The default metric is no problem: without an evaluation it only keeps nothing."""
+    metric, evaluates = config.checkpoint.keep.metric, config.data.eval is not None and bool(config.trainer.eval_every)
+    known = recorded(evaluates)
+    by_callback = evaluates and config.callbacks  # they may add to the metrics of an evaluation
+    if metric not in known and metric != KeepConfig.metric and not by_callback:
+        near = did_you_mean(metric, known)
+        yield f"checkpoint.keep.metric={metric}: nothing records it{near}; this run has {', '.join(known)}"
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

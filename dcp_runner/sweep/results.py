@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from dcp_runner.train.metrics_file import entries
 
 _NOT_METRICS = {"event", "attempt"}
 
@@ -14,11 +14,8 @@ def result_of(run_dir: Path) -> dict[str, Any]:
     """Metrics by name, from metrics.jsonl, as the last attempt that made the step wrote them; `step` is the last one.
     Nothing where there is no such file.
     """
-    file = run_dir / "metrics.jsonl"
     found: dict[str, Any] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with suppress(json.JSONDecodeError):  # it was killed while it wrote
-            entry = json.loads(line)
-            if "event" not in entry:
-                found |= {key: value for key, value in entry.items() if key not in _NOT_METRICS}
+    for entry in entries(run_dir / "metrics.jsonl"):
+        if "event" not in entry:
+            found |= {key: value for key, value in entry.items() if key not in _NOT_METRICS}
     return found

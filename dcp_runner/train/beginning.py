@@ -10,13 +10,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dcp_runner.checkpoint.digest import hash_bytes
 from dcp_runner.checkpoint.errors import IntegrityError
 from dcp_runner.checkpoint.manifest import CheckpointManifest
-from dcp_runner.checkpoint.reading import find, parse_manifest, read_manifest
-from dcp_runner.checkpoint.storage import MANIFEST, Storage
+from dcp_runner.checkpoint.reading import is_path, parse_manifest, read_manifest
+from dcp_runner.checkpoint.storage import Storage
 from dcp_runner.train.resume import ResumeError, checkpoint_in
 
 
@@ -27,45 +27,43 @@ class Choice:
     what: int | str
     """auto, must, never, latest, best, a step, or the path of a `checkpoint-N`."""
     step: int
-    """Of the checkpoint, as far as its name or manifest tells; 0: none."""
+    """No higher step is loaded; 0: none is."""
     beginning: Mapping[str, Any] = field(default_factory=dict)
-    """Of another run's checkpoint: `path` as it was given, made absolute; `checkpoint`, its digest; `run`, the id of
-    its run, where the path is a run folder.
+    """Of another run's checkpoint: `path` as it was given, made absolute; its `step`; `checkpoint`, the digest of its
+    manifest; `run`, the id of its run, where the path is a run folder.
     """
     goes_on: str = ""
     """Why the run goes on from its own newest checkpoint instead of from what was asked for."""
 
 
-def choose(what: int | str, job: str, storage: Storage, best: tuple[str, Literal["min", "max"]]) -> dict[str, Any]:
+def choose(what: int | str, job: str, storage: Storage) -> dict[str, Any]:
     """The Choice, as plain data. `job` is the scheduler's job where this is another start of it.
 
     Raises ResumeError for a path of another run where this one has checkpoints that did not begin there, and
     FileNotFoundError or IntegrityError for what is not there.
     """
-    return asdict(_choose(what, job, storage, best))
+    return asdict(_choose(what, job, storage))
 
 
-def _choose(what: int | str, job: str, storage: Storage, best: tuple[str, Literal["min", "max"]]) -> Choice:
+def _choose(what: int | str, job: str, storage: Storage) -> Choice:
     steps = storage.steps()
-    newest = _newest(storage, steps)
     last = steps[-1] if steps else 0
-    if job and newest and newest.origin.get("job") == job:
+    if job and (newest := _newest(storage, steps)) and newest.origin.get("job") == job:
         return Choice("auto", last, goes_on=f"an earlier start of this job has fulfilled resume={what}")
-    if what in ("auto", "must", "latest"):
-        return Choice(what, last)
     if what == "never":
         return Choice(what, 0)
-    if what == "best" or isinstance(what, int) or what.isdigit():
-        return Choice(what, _manifest(find(storage, what, *best)).step)
+    if not is_path(what) or what in ("auto", "must"):
+        return Choice(what, int(what) if str(what).isdigit() else last)
+    newest = _newest(storage, steps)
     beginning = newest.origin.get("beginning", {}) if newest else {}
     told = f"this run began from {what}"
     if beginning and os.path.realpath(what) == beginning["path"]:  # whatever stands there now, if anything does
         return Choice("auto", last, goes_on=told)
     source = checkpoint_in(Path(what))
-    if source.resolve().parent == storage.root.resolve():
-        return Choice(str(source), _manifest(source).step)
     now = _beginning(Path(what), source)
-    if beginning and (now["checkpoint"] == beginning["checkpoint"] or "" != now["run"] == beginning["run"]):
+    if source.resolve().parent == storage.root.resolve():
+        return Choice(str(source), now.get("step", last))
+    if beginning and now and (now["checkpoint"] == beginning["checkpoint"] or "" != now["run"] == beginning["run"]):
         return Choice("auto", last, goes_on=told)  # that was moved or copied, or is spelt differently
     if steps:
         began = f"from {beginning['path']}" if beginning else "afresh"
@@ -73,7 +71,7 @@ def _choose(what: int | str, job: str, storage: Storage, best: tuple[str, Litera
             f"resume={what} is to be the beginning of this run, but {storage.root} has checkpoints {steps}, which "
             f"began {began}; give another name= to begin from {what}, or resume=auto to go on from those"
         )
-    return Choice(str(source), _manifest(source).step, now)
+    return Choice(str(source), now.get("step", 0), now)
 
 
 def _newest(storage: Storage, steps: list[int]) -> CheckpointManifest | None:
@@ -86,9 +84,14 @@ def _newest(storage: Storage, steps: list[int]) -> CheckpointManifest | None:
     return None
 
 
-def _beginning(path: Path, source: Path) -> dict[str, str]:
-    named_run = "" if (path / MANIFEST).is_file() else str(_manifest(source).origin.get("run", ""))
-    return {"path": os.path.realpath(path), "checkpoint": hash_bytes(read_manifest(source)), "run": named_run}
+def _beginning(path: Path, source: Path) -> dict[str, Any]:
+    """What is recorded of it; nothing where it is damaged, which the load is going to say."""
+    try:
+        found, data = _manifest(source), read_manifest(source)
+    except IntegrityError:
+        return {}
+    run = "" if source == path else str(found.origin.get("run", ""))
+    return {"path": os.path.realpath(path), "step": found.step, "checkpoint": hash_bytes(data), "run": run}
 
 
 def _manifest(folder: Path) -> CheckpointManifest:

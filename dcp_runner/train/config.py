@@ -21,6 +21,13 @@ class Precision(StrEnum):
     bf16 = "bf16"
 
 
+class NonFinite(StrEnum):
+    """What a loss or a gradient norm that is not finite does to the run."""
+
+    stop = "stop"
+    warn = "warn"
+
+
 class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
@@ -152,6 +159,9 @@ class TrainerConfig:
     """Largest 2-norm of all gradients together; null: no clipping."""
     precision: Precision = Precision.fp32
     """fp32, or bf16 autocast."""
+    nonfinite: NonFinite = NonFinite.stop
+    """What a loss, a gradient norm or an evaluation that is not finite does: stop ends the run with an error before
+    the optimizer's step, and nothing is saved at or after that step; warn only says so."""
     device: Device = Device.auto
     """auto takes CUDA where there is a GPU for every rank."""
 

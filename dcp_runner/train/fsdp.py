@@ -48,6 +48,12 @@ class FullyShard(Strategy):
         with without_sync(model):
             yield
 
+    def evaluated(self, model: nn.Module) -> None:
+        """torch leaves what the outermost module has gathered, for a backward that does not come."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
 
 def layer_by_layer(model: nn.Module, plan: Plan, apply: Callable[[nn.Module], Any]) -> nn.Module:
     """Apply a wrapper that changes modules in place to each layer of the plan, then to the whole model."""

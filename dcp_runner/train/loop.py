@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -13,19 +16,25 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dcp_runner.checkpoint.config import CheckpointConfig
+from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.rng import RngState
 from dcp_runner.data.feed import Feed
-from dcp_runner.train.agreement import agree, mean
+from dcp_runner.train.agreement import StepOutcome, agree, mean
 from dcp_runner.train.callbacks import Callbacks
-from dcp_runner.train.config import Precision, TrainerConfig
+from dcp_runner.train.config import NonFinite, TrainerConfig
+from dcp_runner.train.errors import NonFiniteError
+from dcp_runner.train.finite import bad_gradients, by_ranks, not_finite
 from dcp_runner.train.gradients import clip
-from dcp_runner.train.policies import SavePolicy, superfluous
+from dcp_runner.train.modes import switch
+from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, superfluous
+from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report
 from dcp_runner.train.signals import StopFlag
 from dcp_runner.train.strategy import Batch, Loss, Strategy
+
+log = logging.getLogger("dcp_runner.train")
 
 
 @dataclass(kw_only=True)
@@ -43,7 +52,7 @@ class Trainer:
     feed: Feed
     evaluation: Callable[[], Iterator[tuple[Batch, int]]] | None
     """A new pass over this rank's part of the evaluation set: batches and the samples that count, as often on every
-    rank."""
+    rank. None: the run never evaluates."""
     progress: Progress
     callbacks: Callbacks
     coordinator: CheckpointCoordinator
@@ -57,71 +66,112 @@ class Trainer:
         """Train. Raises SystemExit with 128 + signal after a save, where a signal asked to stop."""
         policy = SavePolicy.of(self.checkpoint, time.monotonic)
         self.report.start(self.progress.step, self.config.max_steps)
+        every = self.config.eval_every if self.evaluation else None
+        if told := about_best(self.checkpoint, every):
+            log.info("%s", told)
         self.callbacks.call("on_start", self)
         while self.progress.step < self.config.max_steps:
             outcome = self._step(policy)
             step, last = self.progress.step, self.progress.step == self.config.max_steps
+            save = policy.due(step, outcome.overdue) or (last and self.checkpoint.at_end) or outcome.stop
             metrics = {"loss": outcome.loss}
-            if self.evaluation and self.config.eval_every and (step % self.config.eval_every == 0 or last):
+            unknown = save and not outcome.stop and needs_metric(self.checkpoint)
+            if every is not None and (last or step % every == 0 or unknown):
                 metrics |= self._evaluate()
-            if policy.due(step, outcome.overdue) or (last and self.checkpoint.at_end) or outcome.stop:
+            if save:
                 self._save(metrics)
                 policy.saved()
             if outcome.stop and not last:
                 raise SystemExit(128 + outcome.stop)
         self.callbacks.call("on_end", self)
 
-    def _step(self, policy: SavePolicy) -> Any:
+    @cached_property
+    def keep(self) -> KeepConfig:
+        """The retention that is in force."""
+        return effective(self.checkpoint.keep, self.evaluation is not None)
+
+    def _step(self, policy: SavePolicy) -> StepOutcome:
         self.model.train()
+        switch(self.optimizer, "train")
         batches = [to_device(batch, self.device) for batch in self.feed.next()]
         self.optimizer.zero_grad(set_to_none=True)
-        with self._autocast():
+        with autocast(self.device, self.config.precision):
             loss = self.strategy.step(self.model, batches, self.loss)
         norm = self.strategy.norm(self.model)
+        own = None if loss is None else float(loss)
+        outcome = agree(own, float(norm), policy.overdue(), self.stop.signal)
+        if not outcome.finite:
+            found = not_finite({"loss": own, "gradient norm": float(norm)})
+            self._not_finite(self.progress.step + 1, found + bad_gradients(self.model.named_parameters()))
         if self.config.clip_norm is not None:
             clip(self.model.parameters(), self.config.clip_norm, norm)
         lr = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
+        switch(self.optimizer, "eval")
         self.progress.step += 1
         self.progress.samples = self.feed.consumed
-        outcome = agree(loss, policy.overdue(), self.stop.signal)
         metrics = {"loss": outcome.loss, "lr": lr, "grad_norm": float(norm)}
         self.report.step(self.progress.step, metrics)
         self.callbacks.call("on_step", self, metrics)
         return outcome
+
+    def _not_finite(self, step: int, found: list[str]) -> None:
+        """Stop all ranks, or warn on rank 0, if any rank has found something; `found` is what this one has.
+
+        Raises NonFiniteError.
+        """
+        told = by_ranks(self.coordinator.comm.exchange("step", found))
+        if told and self.config.nonfinite is NonFinite.stop:
+            steps, root = self.coordinator.steps(), self.coordinator.storage.root
+            raise NonFiniteError(
+                f"step {step} is not finite: {told}. Nothing of it is saved; "
+                f"{f'checkpoint-{steps[-1]} is the last one' if steps else 'there is no checkpoint'} in {root}. "
+                "Try a lower optim.lr or trainer.clip_norm, or other data; trainer.nonfinite=warn goes on as it is"
+            )
+        if told:
+            self.report.warning(step, "nonfinite", f"step {step} is not finite: {told}")
 
     def _evaluate(self) -> dict[str, float]:
         """The mean loss over the evaluation set; the random generators are left as they were."""
         assert self.evaluation is not None
         self.model.eval()
         total, count = 0.0, 0
-        with rng_put_back(), torch.no_grad(), self._autocast():
+        with rng_put_back(), torch.no_grad(), autocast(self.device, self.config.precision):
             for batch, samples in self.evaluation():
                 loss = self.strategy.evaluate(self.model, to_device(batch, self.device), self.loss)
                 if loss is not None and samples:
                     total += float(loss) * samples
                     count += samples
+        self.strategy.evaluated(self.model)
         metrics = {"eval_loss": mean(total, count)}
+        if not math.isfinite(metrics["eval_loss"]):
+            self._not_finite(self.progress.step, not_finite({"eval_loss": total}))
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
         return metrics
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
-        path = self.coordinator.save(step, {name: value for name, value in metrics.items() if value == value})
+        known = {name: value for name, value in metrics.items() if value == value}
+        path = self.coordinator.save(step, known, add_files=partial(self.callbacks.call, "add_files", self))
         self.report.saved(step, path, time.monotonic() - began)
-        keep = self.checkpoint.keep
-        metrics_of = {s: m.metrics for s, m in self.coordinator.list().items()} if keep.last is not None else {}
-        protected = [self.source] if self.source is not None else []
-        for old in self.coordinator.delete(superfluous(metrics_of, keep, protected)):
-            self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
-        for name in self.coordinator.delete_retired(keep.retired) if keep.retired is not None else ():
-            self.report.event(step, "deleted", f"DELETED {name} (checkpoint.keep.retired={keep.retired})", folder=name)
+        if self.keep.last is not None:
+            if self.keep.best and self.keep.metric not in known:
+                text = f"checkpoint-{step} has no {self.keep.metric}, so it cannot be one of the best"
+                self.report.event(step, "unmeasured", text)
+            self._retain()
+        for name in self.coordinator.delete_retired(self.keep.retired) if self.keep.retired is not None else ():
+            text = f"DELETED {name} (checkpoint.keep.retired={self.keep.retired})"
+            self.report.event(step, "deleted", text, folder=name)
         self.callbacks.call("on_save", self, path)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision is Precision.bf16)
+    def _retain(self) -> None:
+        """Delete what no rule of checkpoint.keep keeps."""
+        metrics_of = {step: manifest.metrics for step, manifest in self.coordinator.list().items()}
+        protected = [self.source] if self.source is not None else []
+        for old in self.coordinator.delete(superfluous(metrics_of, self.keep, protected)):
+            self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dcp_runner.checkpoint.config import Best, CheckpointConfig, KeepConfig
 
@@ -34,6 +34,40 @@ class SavePolicy:
 
     def saved(self) -> None:
         self._last = self.clock()
+
+
+def recorded(evaluates: bool) -> tuple[str, ...]:
+    """The metrics that a save records by itself."""
+    return ("loss", "eval_loss") if evaluates else ("loss",)
+
+
+def effective(keep: KeepConfig, evaluates: bool) -> KeepConfig:
+    """The retention of a run: where it has no evaluation, only the loss can tell which checkpoints are the best."""
+    return keep if evaluates or keep.metric in recorded(False) else replace(keep, best=0)
+
+
+def needs_metric(checkpoint: CheckpointConfig) -> bool:
+    """Whether a save evaluates first, so that retention knows how good each checkpoint is."""
+    return checkpoint.eval_on_save and _chosen_by_evaluation(checkpoint.keep)
+
+
+def about_best(checkpoint: CheckpointConfig, eval_every: int | None) -> str:
+    """What to say of checkpoint.keep.best at the start, where it is not plain; `eval_every` None: no evaluation."""
+    if not _chosen_by_evaluation(checkpoint.keep):
+        return ""
+    if eval_every is None:
+        return f"checkpoint.keep.best counts as 0: without an evaluation there is no {checkpoint.keep.metric}"
+    if checkpoint.every_minutes is None and (checkpoint.every_steps or 0) % eval_every == 0:
+        return ""
+    if checkpoint.eval_on_save:
+        return "checkpoint.keep.best: a save between two evaluations evaluates first (checkpoint.eval_on_save)"
+    return (
+        "checkpoint.keep.best: a save between two evaluations is never one of the best (checkpoint.eval_on_save=false)"
+    )
+
+
+def _chosen_by_evaluation(keep: KeepConfig) -> bool:
+    return keep.last is not None and keep.best > 0 and keep.metric not in recorded(False)
 
 
 def superfluous(

@@ -6,12 +6,15 @@ import json
 import logging
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.checkpoint.reading import parse_manifest, read_manifest
+from dcp_runner.train.metrics_file import open_to_append
 from dcp_runner.train.trackers import Trackers
 
 log = logging.getLogger("dcp_runner.train")
@@ -33,17 +36,22 @@ class Report:
         """After a checkpoint is committed."""
 
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
-        """Something happened: saved, deleted, resumed, diverged. `text` is for people."""
+        """Something happened: saved, deleted, resumed, nonfinite. `text` is for people."""
+
+    def warning(self, step: int, event: str, text: str) -> None:
+        """The same, of something that people should look at."""
 
     def close(self) -> None:
         """After the last step, or on the way out of a failure."""
 
 
 class RunReport(Report):
-    """Rank 0's."""
+    """Rank 0's. Every method raises FileAccessError where metrics.jsonl cannot be written."""
 
     def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool, trackers: Trackers) -> None:
-        self._file = metrics_file.open("a", encoding="utf-8")
+        self._path = metrics_file
+        with writing(metrics_file):
+            self._file = open_to_append(metrics_file)
         self._attempt = attempt
         self._every = every_steps
         self._trackers = trackers
@@ -80,10 +88,15 @@ class RunReport(Report):
         self._write({"step": step, "event": event, **more})
         log.info("%s", text)
 
+    def warning(self, step: int, event: str, text: str) -> None:
+        self._write({"step": step, "event": event})
+        log.warning("%s", text)
+
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
-        self._file.close()
+        with suppress(OSError):  # every line has been flushed, or was an error
+            self._file.close()
         self._trackers.close()
 
     def _tell(self, step: int, metrics: dict[str, float]) -> None:
@@ -92,8 +105,9 @@ class RunReport(Report):
 
     def _write(self, entry: dict[str, Any]) -> None:
         strict = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
-        self._file.write(json.dumps({**strict, "attempt": self._attempt}, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({**strict, "attempt": self._attempt}, allow_nan=False) + "\n")
+            self._file.flush()
 
 
 def _bar() -> Progress:

@@ -16,7 +16,7 @@ from dcp_runner.train.beginning import Choice, choose
 from dcp_runner.train.context import RunContext
 from dcp_runner.train.identity import identify, remember
 from dcp_runner.train.progress import Progress
-from dcp_runner.train.resume import Wish, resume
+from dcp_runner.train.resume import Wish, resume, retire
 
 log = logging.getLogger("dcp_runner.train")
 
@@ -50,24 +50,22 @@ def begin(wish: Wish, run: RunContext, coordinator: CheckpointCoordinator, progr
         wish = Wish("auto")
     if choice.step < max_steps:
         coordinator.claim(identity_for)
-    loaded = resume(replace(wish, what=choice.what), coordinator)
+    loaded, damaged = resume(replace(wish, what=choice.what), coordinator)
     if progress.step >= max_steps:
         at = f"{loaded.path} is at step {loaded.step} already" if loaded else "the run is new"
         log.info("NOTHING TO TRAIN: %s, and trainer.max_steps=%d; give a larger one to go on", at, max_steps)
         return Begun(loaded, trains=False)
     identity = coordinator.claim(identity_for)  # at last, where the newest checkpoint was damaged after all
     coordinator.comm.from_first("claim", lambda: remember(run.run_dir, identity))
-    if loaded and (retired := coordinator.go_back(loaded.step)):
-        log.info("RETIRED checkpoints %s, which lie above step %d", retired, loaded.step)
+    if loaded:
+        retire(loaded.step, damaged, coordinator)
     coordinator.origin = _origin(identity.run, run.job, choice, loaded)
     return Begun(loaded, trains=True)
 
 
 def _chosen(wish: Wish, run: RunContext, coordinator: CheckpointCoordinator) -> Choice:
     job = run.job if run.again else ""
-    plain: dict[str, Any] = coordinator.comm.from_first(
-        "find", lambda: choose(wish.what, job, coordinator.storage, coordinator.best)
-    )
+    plain: dict[str, Any] = coordinator.comm.from_first("find", lambda: choose(wish.what, job, coordinator.storage))
     return Choice(**plain)
 
 

@@ -102,6 +102,10 @@ class Strategy(ABC):
         inputs, targets = batch
         return loss(model(inputs), targets)
 
+    def evaluated(self, model: nn.Module) -> None:
+        """After the last batch of an evaluation: keep no copies of weights, which may change before the next step."""
+        return None
+
     def norm(self, model: nn.Module) -> torch.Tensor:
         """The 2-norm of the gradients of the whole model, a plain scalar that is equal on all ranks, bit for bit."""
         return total_norm(model.parameters())

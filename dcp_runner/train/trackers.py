@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from dcp_runner.checkpoint.files import writing
+from dcp_runner.train.metrics_file import entries
 
 
 class Tracker(Protocol):
@@ -87,17 +89,12 @@ def begin(run_dir: Path) -> tuple[str, int]:
     if file.is_file():
         return file.read_text().strip(), _last_step(run_dir / "metrics.jsonl")
     new = file.with_suffix(".new")
-    new.write_text(f"{uuid.uuid4().hex}\n")
-    new.replace(file)
+    with writing(file):
+        new.write_text(f"{uuid.uuid4().hex}\n")
+        new.replace(file)
     return file.read_text().strip(), 0
 
 
 def _last_step(metrics_file: Path) -> int:
-    """The largest step that has metrics: not the last one where a run went back. A torn line counts for nothing."""
-    last = 0
-    if metrics_file.is_file():
-        for line in metrics_file.read_text(errors="replace").splitlines():
-            with suppress(ValueError):
-                entry = json.loads(line)
-                last = max(last, 0 if "event" in entry else entry["step"])
-    return last
+    """The largest step that has metrics: not the last one where a run went back."""
+    return max((entry["step"] for entry in entries(metrics_file) if "event" not in entry), default=0)

@@ -32,6 +32,12 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("resume_skip", ["optim"], "resume_skip: no component 'optim'; did you mean `optimizer`?"),
     ("resume_override", ["optim.lrr"], "no key 'optim.lrr' in the configuration; did you mean `optim.lr`?"),
     ("resume", "lates", "a step, or an existing path; did you mean `latest`?"),
+    (
+        "checkpoint.keep.metric",
+        "val_loss",
+        "nothing records it; did you mean `eval_loss`?; this run has loss, eval_loss",
+    ),
+    ("checkpoint.keep.metric", "grad_norm", "checkpoint.keep.metric=grad_norm: nothing records it; this run has loss"),
     ("resources.nodes", 3, "resources.nodes=3: 4 ranks do not divide"),
 ]
 DDP4 = {"parallel.dp": 4}
@@ -64,6 +70,16 @@ def test_correct_names_are_taken() -> None:
     }
     assert problems(changed(names)) == []
     assert problems(changed({"resume": "/some/run"}), exists=lambda path: path == "/some/run") == []
+
+
+def test_a_metric_that_nothing_records() -> None:
+    keeping = {"checkpoint.keep.last": 1, "callbacks": CALLBACK}
+    assert problems(changed({"checkpoint.keep.metric": "loss", "data.eval": None})) == []
+    assert problems(changed(keeping | {"checkpoint.keep.metric": "accuracy"})) == []  # a callback may
+    for never in ({"data.eval": None}, {"trainer.eval_every": None}):
+        assert problems(changed(keeping | never)) == []  # the default, which counts as keep.best=0
+        (found,) = problems(changed(keeping | never | {"checkpoint.keep.metric": "accuracy"}))
+        assert found == "checkpoint.keep.metric=accuracy: nothing records it; this run has loss"
 
 
 def test_all_problems_at_once() -> None:

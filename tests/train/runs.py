@@ -94,11 +94,19 @@ def run_config(
     made: RunConfig, folder: Path, world: int, timeout_s: float = 90.0, context: Mapping[str, Any] | None = None
 ) -> list[int]:
     """The same of a whole configuration."""
-    attempt = len(list((folder / "attempts").glob("*"))) + 1 if folder.exists() else 1
-    (folder / "attempts" / str(attempt)).mkdir(parents=True)
+    return run_configs({folder: made}, world, timeout_s, context)
+
+
+def run_configs(
+    runs: Mapping[Path, RunConfig], world: int, timeout_s: float = 90.0, context: Mapping[str, Any] | None = None
+) -> list[int]:
+    """Several runs, each in its folder, one after the other on the same ranks; the first that fails is the last."""
+    attempts = {folder: len(list((folder / "attempts").glob("*"))) + 1 for folder in runs}
+    for folder, attempt in attempts.items():
+        (folder / "attempts" / str(attempt)).mkdir(parents=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = FORK.Barrier(world)  # see dcp_runner.launch.local: no fork while the store's thread looks up a client
-    common = (made, folder, attempt, world, store.port, started, context or {})
+    common = (runs, attempts, world, store.port, started, context or {})
     ranks = [FORK.Process(target=_rank, args=(rank, *common)) for rank in range(world)]
     for process in ranks:
         process.start()
@@ -114,9 +122,8 @@ def run_config(
 
 def _rank(
     rank: int,
-    made: RunConfig,
-    folder: Path,
-    attempt: int,
+    runs: Mapping[Path, RunConfig],
+    attempts: Mapping[Path, int],
     world: int,
     port: int,
     started: Barrier,
@@ -126,12 +133,12 @@ def _rank(
     if world > 1:
         store = dist.TCPStore("127.0.0.1", port, is_master=False)
         dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
-    plain = to_plain(made)
     stop = StopFlag(own_session=True).install()
-    context = RunContext(folder, attempt, rank, world, rank, world, config_hash(made), plain, stop, **more)
     code = 1
     try:
-        train(made, context)
+        for folder, made in runs.items():
+            plain, digest = to_plain(made), config_hash(made)
+            train(made, RunContext(folder, attempts[folder], rank, world, rank, world, digest, plain, stop, **more))
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

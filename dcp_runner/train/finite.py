@@ -1,0 +1,42 @@
+"""Losses and gradients that are not finite: what a rank has of them, and one text about all ranks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from dcp_runner.checkpoint.errors import rank_text
+from dcp_runner.checkpoint.sharded import is_sharded
+
+
+def not_finite(values: dict[str, float | None]) -> list[str]:
+    """Those of these named values that are not finite, as text."""
+    return [f"{name} {value}" for name, value in values.items() if value is not None and not math.isfinite(value)]
+
+
+def bad_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[str]:
+    """One line about the gradients that are not finite in what this rank holds of them; none where all are."""
+    names = [name for name, parameter in parameters if not _finite(parameter.grad)]
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return [f"gradient of {names[0]}{more}"] if names else []
+
+
+def by_ranks(found: Sequence[Sequence[str]]) -> str:
+    """What each rank has found, as `loss nan (rank 1); gradient norm nan (ranks 0-3)`: what the fewest have comes
+    first.
+    """
+    ranks: dict[str, list[int]] = {}
+    for rank, lines in enumerate(found):
+        for line in lines:
+            ranks.setdefault(line, []).append(rank)
+    rarest = sorted(ranks.items(), key=lambda item: len(item[1]))
+    return "; ".join(f"{line} (rank{'s'[: len(those) > 1]} {rank_text(those)})" for line, those in rarest)
+
+
+def _finite(grad: Any) -> bool:
+    local = grad.to_local() if is_sharded(grad) else grad
+    return local is None or bool(torch.isfinite(local).all())
