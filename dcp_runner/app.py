@@ -12,12 +12,12 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from dcp_runner import console
@@ -28,12 +28,13 @@ from dcp_runner.launch.job import TRAIN, Job
 from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
 from dcp_runner.launch.refusing import BAD_INPUT, refuse
-from dcp_runner.launch.requeue import ask_again, wish_of_this_start
+from dcp_runner.launch.requeue import ask_again
 from dcp_runner.launch.world import World, from_env
 from dcp_runner.sweep.again import with_the_recorded
 from dcp_runner.sweep.commands import COMMANDS
 from dcp_runner.sweep.commands import main as about_sweep
 from dcp_runner.sweep.results import result_of
+from dcp_runner.sweep.started import in_sweep, start_of
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
@@ -62,7 +63,7 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
         code = _start(cfg, entry, run_dir) if world is None else _take_part(cfg, entry, run_dir, world)
     except ConfigError as error:
         refuse(error.problems)
-    if code == 1 and _in_sweep():
+    if code == 1 and in_sweep():
         raise RunFailed("a job of the sweep has failed")
     if code:
         sys.exit(code)
@@ -98,7 +99,7 @@ def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tupl
     found = check(cfg)
     config = RunConfig() if found else complete(cfg, world)
     found += missing_gpus(config, world)
-    if config.verify_resume and (world or _in_sweep()):
+    if config.verify_resume and (world or in_sweep()):
         found.append("verify_resume: it starts its own ranks, twice; give it without torchrun, srun and -m")
     folder = _folder(cfg, run_dir)
     if found or config.dry_run:
@@ -110,7 +111,7 @@ def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tupl
 
         print(show_plan(config))
         return None
-    return wish_of_this_start(config, folder, os.environ), folder
+    return config, folder
 
 
 def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
@@ -120,16 +121,16 @@ def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
         return 0
     config, folder = prepared
     if not config.verify_resume:
-        code = _run_here(config, entry, folder, alone=not _in_sweep())
+        code = _run_here(config, entry, folder, start_of(cfg, config, folder, os.environ), alone=not in_sweep())
         return ask_again(code, config.resources.requeues, os.environ)
     from dcp_runner.resume_check import verify_resume
 
-    code, told = verify_resume(config, folder, lambda config, folder: _run_here(config, entry, folder, alone=False))
+    code, told = verify_resume(config, folder, lambda config, folder: _run_here(config, entry, folder, {}, alone=False))
     print(*told, sep="\n")
     return code
 
 
-def _run_here(config: RunConfig, entry: str, folder: Path, alone: bool) -> int:
+def _run_here(config: RunConfig, entry: str, folder: Path, start: Mapping[str, Any], alone: bool) -> int:
     """Start the ranks here and wait for them; a single one runs in this process (`alone`), where a debugger can see it.
 
     The jobs of a sweep get a process of their own each, so that none inherits what another has left behind.
@@ -138,7 +139,7 @@ def _run_here(config: RunConfig, entry: str, folder: Path, alone: bool) -> int:
     from dcp_runner.launch.rank import run_rank
     from dcp_runner.train.signals import StopFlag
 
-    job = new_job(config, entry, folder)
+    job = new_job(config, entry, folder, start)
     size, nodes = world_size(config.parallel), config.resources.nodes
     if nodes > 1:
         log.warning("resources.nodes=%d, but no scheduler has started this: all %d ranks run here", nodes, size)
@@ -166,7 +167,7 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         job: Job | None = None
         try:
             prepared = _prepare(cfg, run_dir, world)
-            job = new_job(prepared[0], entry, prepared[1]) if prepared else None
+            job = new_job(prepared[0], entry, prepared[1], start_of(cfg, *prepared, os.environ)) if prepared else None
             code = 0 if job is None else None
         finally:
             meeting.send(code=code, job=asdict(job) if job else None)
@@ -185,14 +186,9 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
             print(outcomes.in_short(ended.outcome), file=sys.stderr)
         elif world.rank == 0 and not stop.hurried:
             code = ask_again(code, complete(cfg, world).resources.requeues, os.environ)
-        if _in_sweep() or not ended.outcome:
+        if in_sweep() or not ended.outcome:
             abandon_process_group()
         meeting.part(together=not (ended.outcome or stop.hurried))
     else:
         meeting.part()
     return code or 0
-
-
-def _in_sweep() -> bool:
-    modes = (RunMode.MULTIRUN, RunMode.MULTIRUN.name)  # a name, where rank 0 has sent it as text
-    return HydraConfig.initialized() and HydraConfig.get().mode in modes

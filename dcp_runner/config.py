@@ -86,7 +86,9 @@ class RunConfig:
     dry_run: bool = False
     """Show the plan (and, with a launcher, the batch scripts), and start nothing."""
     resume: int | str = "auto"
-    """auto, never, must, latest, best, a step, a run folder or a `checkpoint-N` folder."""
+    """auto, never, must, latest, best, a step, a run folder or a `checkpoint-N` folder. Of another run it names where
+    this one begins; once this one has checkpoints that began there, the same command goes on from them.
+    """
     resume_skip: list[str] = field(default_factory=list)
     """Components that are left as they were built, not loaded."""
     resume_rng: ResumeRng = ResumeRng.strict

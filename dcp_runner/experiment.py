@@ -21,13 +21,14 @@ from dcp_runner.tables import as_text, table
 from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
-from dcp_runner.train.loop import Trainer, to_device
+from dcp_runner.train.loop import Trainer, rng_put_back, to_device
 from dcp_runner.train.place import random_stream
 from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
-from dcp_runner.train.resume import Wish, resume
+from dcp_runner.train.resume import Wish
 from dcp_runner.train.schedule import built_options, override, rate_change
+from dcp_runner.train.start import begin
 
 log = logging.getLogger("dcp_runner.train")
 
@@ -40,7 +41,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     2. one throw-away pass where the parallelism needs it
     3. make the coordinator; show the plan
     4. resume, or start from (seed, 0, random stream of the rank)
-    5. train to `trainer.max_steps`
+    5. train to `trainer.max_steps`, if that is not reached yet
     """
     device = device_of(config.trainer.device, run)
     topology = topology_of(config.parallel, run.local_world_size)
@@ -62,14 +63,18 @@ def train(config: RunConfig, run: RunContext) -> None:
         best=(keep.metric, keep.mode.value),
         config=run.config_hash,
     )
-    coordinator.check_storage()
     log.info("\n%s", plan_table(coordinator.bound, topology))
-    report = report_of(config, run)  # before the seed, so that no tracker takes random numbers away
     seed_all(config.seed, 0, random_stream(topology, run.rank))
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
-    built = built_options(parts.optimizer)
-    loaded = resume(Wish(config.resume, config.resume_skip, fresh), coordinator)
+    wish, built = Wish(config.resume, config.resume_skip, fresh), built_options(parts.optimizer)
+    begun = begin(wish, run, coordinator, progress, config.trainer.max_steps)
+    if not begun.trains:
+        feed.close()
+        return
+    loaded = begun.loaded
     override(parts.optimizer, parts.scheduler, built, [key.removeprefix("optim.") for key in config.resume_override])
+    with rng_put_back():  # no tracker takes random numbers away
+        report = report_of(config, run)
     tell_start(report, run, coordinator, loaded, config.resume_override)
     trainer = Trainer(
         config=config.trainer,
@@ -94,6 +99,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     finally:
         report.close()
         feed.close()
+        coordinator.release()
     tell_end(coordinator, run)
 
 

@@ -33,7 +33,9 @@ class Best(StrEnum):
 
 @dataclass(kw_only=True)
 class KeepConfig:
-    """Which checkpoints stay. A checkpoint stays if any rule keeps it; the newest always stays."""
+    """Which checkpoints stay. A checkpoint stays if any rule keeps it; the newest always stays. Retired ones have a
+    rule of their own, and are none of those that the other rules count.
+    """
 
     last: int | None = None
     """Keep this many of the newest ones; null keeps all."""
@@ -47,6 +49,10 @@ class KeepConfig:
     eval_loss, or what a callback adds in `on_evaluate`."""
     mode: Best = Best.min
     """Whether smaller (min) or larger (max) is better."""
+    retired: int | None = 1
+    """Of the checkpoints that were retired by going back to an earlier step, keep this many of those saved last; the
+    others are deleted at the next save. null keeps all.
+    """
 
 
 @dataclass(kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,14 @@ from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Check, Validation
 from dcp_runner.checkpoint.loading import LoadReport, chosen, load
 from dcp_runner.checkpoint.manifest import CheckpointManifest
-from dcp_runner.checkpoint.reading import check_files, check_whole, parse_manifest, whole_checkpoints
+from dcp_runner.checkpoint.ownership import Identify, Identity, Owner, owner_of
+from dcp_runner.checkpoint.reading import (
+    check_files,
+    check_whole,
+    parse_manifest,
+    superfluous_retired,
+    whole_checkpoints,
+)
 from dcp_runner.checkpoint.rehearsal import rehearse
 from dcp_runner.checkpoint.saving import AddFiles, save
 from dcp_runner.checkpoint.storage import Storage
@@ -30,8 +38,11 @@ class CheckpointCoordinator:
         coordinator.save(500, metrics={"eval_loss": 2.7})
 
     Every method is called by all ranks, in the same order, from one thread. With more than one rank the default
-    process group must be initialised; the coordinator takes its store, and makes a gloo group of its own. One
-    coordinator at a time writes to a folder: making one removes what an earlier one left half-written.
+    process group must be initialised; the coordinator takes its store, and makes a gloo group of its own.
+
+    One coordinator at a time writes to a folder. Its first save (or `delete`, or `go_back`) claims it, which is refused
+    while another process of this host that has done so is alive; an earlier claimant elsewhere, or in this process,
+    writes nothing from then on. A coordinator that only loads, lists and verifies writes nothing at all.
 
     `validation` is the level at which the holders of a copy are compared, `validation_for` overrides it by
     component; `check` says whether a load checks all files (shared out) or those that are read; `timeout_s` bounds
@@ -67,23 +78,41 @@ class CheckpointCoordinator:
         self._check = Check(check)
         self._best = best
         self._config = config
+        self.origin: Mapping[str, Any] = {}
+        """What every manifest tells of the run beside its configuration; the same on every rank."""
 
-        def open_folder() -> str:
-            self.storage.sweep()
-            return str(attempt or uuid.uuid4().hex[:8])
+        def look() -> list[Any]:
+            return [str(attempt or uuid.uuid4().hex[:8]), owner_of(self.storage.root).number]
 
-        self.attempt: str = self.comm.from_first("open", open_folder)
+        self.attempt: str
+        self._seen: int
+        self.attempt, self._seen = self.comm.from_first("open", look)
 
-    def check_storage(self) -> None:
-        """Whether all ranks see the same folder and may write to it; better asked before the training than after it.
-        And claim it, so that an earlier attempt that is still alive somewhere commits nothing more.
+    def check_visible(self, writable: bool = False) -> None:
+        """Whether all ranks see the checkpoints that rank 0 sees (and may write beside them); writes nothing.
 
         The CheckpointError of a rank that does not names its host.
         """
-        mark: str = self.comm.from_first("storage", self.storage.leave_mark)
-        self.comm.agree("storage", lambda: self.storage.see_mark(mark))
-        self.comm.from_first("storage", lambda: (self.storage.root / mark).unlink())
-        self.comm.from_first("storage", lambda: self.storage.claim(self.attempt))
+        names: list[str] = self.comm.from_first("storage", self.storage.names)
+        self.comm.agree("storage", lambda: self.storage.see(names, writable))
+
+    def claim(self, identify: Identify = lambda found: found) -> Identity:
+        """Claim the folder, unless this coordinator has it; the run that it belongs to. A run does so before it trains.
+
+        `identify` is called on rank 0 with the identity that the folder has. Raises CheckpointError where it raises,
+        where another process of this host that has the folder is alive, and where a rank cannot write there.
+        """
+        if self.storage.owner is None:
+            made = self.comm.from_first("claim", lambda: asdict(self.storage.claim(self.attempt, identify, self._seen)))
+            self.storage.owner = Owner(**{**made, "identity": Identity(**made["identity"])})
+            self.check_visible(writable=True)
+        return self.storage.owner.identity
+
+    def release(self) -> None:
+        """Give the folder up: another process may claim it, and the next save here claims it anew."""
+        if self.comm.rank == 0:
+            self.storage.release()
+        self.storage.owner = None
 
     def rehearse(self) -> None:
         """Everything that a save checks, but for the bytes of the tensors: whether all states can be stored, and what
@@ -100,6 +129,7 @@ class CheckpointCoordinator:
         `add_files(folder)` is called on rank 0 before anything of ours is written. The files that it writes into the
         folder are listed and digested like ours; where it raises, or takes a name of ours, nothing is committed.
         """
+        self.claim()
         return save(
             self.bound,
             self.topology,
@@ -109,6 +139,7 @@ class CheckpointCoordinator:
             attempt=self.attempt,
             metrics=metrics or {},
             config=self._config,
+            origin=self.origin,
             add_files=add_files,
         )
 
@@ -144,14 +175,23 @@ class CheckpointCoordinator:
 
     def delete(self, steps: Sequence[int]) -> Sequence[int]:
         """Remove these checkpoints; their steps. `steps` must be the same on every rank."""
-
-        def remove() -> None:
-            for step in steps:
-                self.storage.remove(step)
-
-        if steps:
-            self.comm.from_first("delete", remove)
+        self._remove([self.storage.path(step) for step in steps])
         return steps
+
+    def delete_retired(self, keep: int) -> Sequence[str]:
+        """Remove retired checkpoints but so many of those saved last; their names."""
+        names: Sequence[str] = self.comm.from_first("list", lambda: superfluous_retired(self.storage, keep))
+        self._remove([self.storage.root / name for name in names])
+        return names
+
+    def _remove(self, folders: Sequence[Path]) -> None:
+        def remove() -> None:
+            for folder in folders:
+                self.storage.remove(folder)
+
+        if folders:
+            self.claim()
+            self.comm.from_first("delete", remove)
 
     def verify(self, path: str | Path) -> CheckpointManifest:
         """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests. A file that the
@@ -171,7 +211,8 @@ class CheckpointCoordinator:
 
     def go_back(self, step: int) -> Sequence[int]:
         """Retire every checkpoint above `step`, so that an abandoned branch is never the latest again; their steps."""
-        retired: Sequence[int] = self.comm.from_first("retire", lambda: self.storage.retire(step, self.attempt))
+        self.claim()
+        retired: Sequence[int] = self.comm.from_first("retire", lambda: self.storage.retire(step))
         return retired
 
     def latest(self) -> Path | None:

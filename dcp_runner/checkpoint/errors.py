@@ -8,6 +8,9 @@ FileAccessError(OSError)        a file cannot be read or written, for a reason t
 NewerFormatError(RuntimeError)  a checkpoint was written by a newer version
 MismatchError(ValueError)       a checkpoint does not fit the live objects
 DivergedError(ValueError)       holders of one copy hold different values
+SupersededError(RuntimeError)   a newer claim of the folder stands
+OccupiedError(RuntimeError)     a living process of this host has claimed the folder
+ForeignError(ValueError)        a folder belongs to another run
 TilingError(ValueError)         the parts of a tensor, over all ranks, are not the tensor
 """
 
@@ -35,6 +38,14 @@ class NewerFormatError(RuntimeError):
 
 class SupersededError(RuntimeError):
     """A newer attempt of the run has taken over the folder of its checkpoints."""
+
+
+class OccupiedError(RuntimeError):
+    """A process that is alive on this host has claimed the folder of the checkpoints."""
+
+
+class ForeignError(ValueError):
+    """A run folder, or a folder of checkpoints, belongs to another run."""
 
 
 class MismatchError(ValueError):

@@ -71,6 +71,10 @@ class CheckpointManifest:
     """As recorded at the save; in the file one that is not finite stands as text, because JSON has no NaN."""
     config: str = ""
     """Hash of the run's configuration."""
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    """`run`: the run's id; `job`: the scheduler's job that saved it; `beginning`: the checkpoint of another run that
+    this run began from. Each where there is one.
+    """
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     """Time that each phase of the save took on rank 0."""
@@ -85,6 +89,7 @@ class CheckpointManifest:
             "attempt": self.attempt,
             "created": self.created,
             "config": self.config,
+            "origin": dict(self.origin),
             "metrics": {k: v if math.isfinite(v) else str(v) for k, v in self.metrics.items()},
             "versions": dict(self.versions),
             "world_size": self.world_size,

@@ -131,6 +131,27 @@ def is_path(which: int | str | Path) -> TypeGuard[str | Path]:
     return which not in ("latest", "best") and not str(which).isdigit()
 
 
+def superfluous_retired(storage: Storage, keep: int) -> list[str]:
+    """Names of all retired checkpoints but so many of those that were saved last. A damaged one counts as the oldest;
+    one that cannot be read stays.
+    """
+    retired = storage.retired()
+    if len(retired) <= keep:
+        return []
+    known = {folder.name: saved for folder in retired if (saved := _saved_at(folder))}
+    return sorted(known, key=lambda name: known[name])[: max(len(known) - keep, 0)]
+
+
+def _saved_at(folder: Path) -> tuple[str, int] | None:
+    try:
+        manifest = parse_manifest(read_manifest(folder))
+    except IntegrityError:
+        return "", 0
+    except (FileAccessError, NewerFormatError):
+        return None
+    return manifest.created, manifest.step
+
+
 def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["min", "max"]) -> Path:
     """The folder that `latest` (the highest committed step), `best`, a step or a path names, whether valid or not.
 

@@ -67,16 +67,17 @@ def save(
     attempt: str,
     metrics: Mapping[str, float],
     config: str,
+    origin: Mapping[str, Json],
     add_files: AddFiles | None = None,
 ) -> Path:
     """Save all components; the path of the committed checkpoint, on every rank. Raises CheckpointError on all
     living ranks.
     """
-    staging, watch = storage.staging(step, attempt), Stopwatch()
+    staging, watch = storage.staging(step), Stopwatch()
     added: dict[str, FileRecord] = {}
 
     def begin() -> int:
-        _begin(storage, step, attempt)
+        _begin(storage, step)
         if add_files is not None:
             added.update(_add_files(add_files, staging))
         return step
@@ -96,7 +97,7 @@ def save(
 
         def write_manifest() -> None:
             manifest = _manifest(
-                [one.bound for one in staged], topology, gathered, watch, step, attempt, metrics, config
+                [one.bound for one in staged], topology, gathered, watch, step, attempt, metrics, config, origin
             )
             files = dict(manifest.files) | _write_indexes(staged, gathered, storage, staging) | added
             manifest = CheckpointManifest(**{**manifest.__dict__, "files": files})
@@ -106,7 +107,7 @@ def save(
 
         def commit() -> None:
             comm.permitted()
-            storage.commit(step, attempt)
+            storage.commit(step)
 
         comm.agree("commit", lambda: commit() if comm.rank == 0 else None)
         return storage.path(step)
@@ -120,10 +121,10 @@ def save(
         raise CheckpointError(error.phase, error.failures, error.alive, kept) from error
 
 
-def _begin(storage: Storage, step: int, attempt: str) -> None:
+def _begin(storage: Storage, step: int) -> None:
     if type(step) is not int or step < 0:
         raise ValueError(f"a step is a whole number from 0 on; found {step!r}")
-    storage.begin(step, attempt)
+    storage.begin(step)
 
 
 def _add_files(add_files: AddFiles, staging: Path) -> dict[str, FileRecord]:
@@ -197,6 +198,7 @@ def _manifest(
     attempt: str,
     metrics: Mapping[str, float],
     config: str,
+    origin: Mapping[str, Json],
 ) -> CheckpointManifest:
     files = {path: record for records in gathered for path, record in records.items()}
     return CheckpointManifest(
@@ -210,6 +212,7 @@ def _manifest(
         files={path: FileRecord(record["size"], record["digest"]) for path, record in files.items()},
         metrics={name: float(value) for name, value in metrics.items()},
         config=config,
+        origin=origin,
         versions=_versions(),
         seconds=watch.laps,
     )

@@ -1,12 +1,13 @@
 """The folder of the checkpoints on a file system: staging, commit by rename, retiring. Nobody else touches paths.
 
-    <root>/.staging-<attempt>-checkpoint-500/    being written
+    <root>/.staging-<claim>-checkpoint-500/      being written
     <root>/checkpoint-500/                       complete: the rename is the commit
     <root>/retired-<attempt>-checkpoint-700/     left behind by going back to an earlier step
     <root>/latest -> checkpoint-500              for people; never read
-    <root>/.owner                                the attempt that may commit, where one has claimed that
+    <root>/.owner-<claim>/                       which process may write here, see ownership.py
 
-Methods that ask what exists, or that rename or remove, are called on one rank (see coordinator); `write` on all.
+Methods that ask what exists, or that rename or remove, are called on one rank (see coordinator); `write` on all. All
+that write need a claim, and raise SupersededError where a newer one stands.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from dcp_runner.checkpoint import ownership
 from dcp_runner.checkpoint.errors import SupersededError
-from dcp_runner.checkpoint.files import writing
+from dcp_runner.checkpoint.files import sync, writing
 from dcp_runner.checkpoint.links import point
+from dcp_runner.checkpoint.ownership import OWNER, Identify, Owner
 
 MANIFEST = "checkpoint_manifest.json"
 IGNORED = (".nfs",)
@@ -33,29 +36,48 @@ class Storage:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._claimed: str | None = None
+        self.owner: Owner | None = None
+        """The claim that the ranks write under; None: they have none."""
 
-    def claim(self, attempt: str) -> None:
-        """From now on an earlier claimant commits nothing, as one that goes on beyond a network that was cut."""
-        beside = self.root / f".owner-{attempt}"
-        beside.write_text(attempt, encoding="utf-8")
-        os.replace(beside, self.root / ".owner")
-        self._claimed = attempt
+    def claim(self, attempt: str, identify: Identify, seen: int) -> Owner:
+        """Claim the folder and remove what earlier claims left half-written. See `ownership.claim`."""
+        self.owner = ownership.claim(self.root, attempt, identify, seen)
+        flush_way(self.root)
+        self._sweep(self.owner)
+        return self.owner
 
-    def _check_claim(self) -> None:
-        """Raises SupersededError where somebody else has claimed the folder since."""
-        if self._claimed is not None:
-            owner = (self.root / ".owner").read_text(encoding="utf-8")
-            if owner != self._claimed:
-                raise SupersededError(
-                    f"attempt {owner} has taken {self.root} over from attempt {self._claimed}, which saves nothing more"
-                )
+    def release(self) -> None:
+        """Tell other processes that the claim, if there is one, is given up."""
+        if self.owner is not None:
+            ownership.release(self.root, self.owner)
+
+    def check_claim(self) -> Owner:
+        """Our claim. Raises SupersededError where a newer one stands."""
+        if self.owner is None:
+            raise PermissionError(f"{self.root} has not been claimed, and who has not claimed it writes nothing")
+        now = ownership.owner_of(self.root)
+        if now.number >= self.owner.number and now != self.owner:
+            raise SupersededError(
+                f"{now} has taken {self.root} over from attempt {self.owner.attempt}, which saves nothing more"
+            )
+        return self.owner
+
+    @contextmanager
+    def _claimed(self) -> Iterator[Owner]:
+        """Around what writes: a newer claim removes what it finds half-written, and that is then the reason."""
+        try:
+            yield self.check_claim()
+        except OSError:
+            self.check_claim()
+            raise
 
     def path(self, step: int) -> Path:
         return self.root / f"checkpoint-{step}"
 
-    def staging(self, step: int, attempt: str) -> Path:
-        return self.root / f".staging-{attempt}-checkpoint-{step}"
+    def staging(self, step: int) -> Path:
+        """The number of the claim makes it this claimant's alone."""
+        number = self.owner.number if self.owner else 0
+        return self.root / f".staging-{number}-checkpoint-{step}"
 
     def steps(self) -> list[int]:
         """Steps of the folders named as committed checkpoints, ascending."""
@@ -66,43 +88,37 @@ class Storage:
             return []
         return sorted(int(match[1]) for match in matches if match)
 
-    def leave_mark(self) -> str:
-        """Make the root and a file in it, for the other ranks to see; its name."""
-        make_folder(self.root)
-        flush_way(self.root)
-        mark = f".mark-{os.getpid()}-{os.urandom(4).hex()}"
-        (self.root / mark).touch()
-        return mark
+    def names(self) -> list[str]:
+        """What all ranks must see: the committed checkpoints and the claim."""
+        owner = ownership.owner_of(self.root)
+        return [*(self.path(step).name for step in self.steps()), *([f"{OWNER}{owner.number}"] if owner.number else [])]
 
-    def see_mark(self, mark: str) -> None:
-        """Raises OSError where this rank does not see rank 0's file, or may not write beside it."""
-        if not (self.root / mark).exists():
+    def see(self, names: Iterable[str], writable: bool) -> None:
+        """Raises OSError where this rank does not see what rank 0 sees, or may not write beside it."""
+        if missing := [name for name in names if not (self.root / name).exists()]:
             raise FileNotFoundError(
-                f"{self.root} is not the folder that rank 0 sees: it is on a disk of this node alone; "
-                "set checkpoint.root or hydra.run.dir to a file system that all nodes share"
+                f"{self.root} is not the folder that rank 0 sees ({missing[0]} is missing): it is on a disk of this "
+                "node alone; set checkpoint.root or hydra.run.dir to a file system that all nodes share"
             )
-        if not os.access(self.root, os.W_OK):
+        if writable and not os.access(self.root, os.W_OK):
             raise PermissionError(f"{self.root} cannot be written by this rank")
 
-    def begin(self, step: int, attempt: str) -> None:
-        """Make the staging folder. Raises FileExistsError where the step is committed already, SupersededError where
-        a later claim stands.
-        """
-        self._check_claim()
-        if self.path(step).exists():
-            raise FileExistsError(
-                f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
-            )
-        make_folder(self.root)
-        self.discard(self.staging(step, attempt))
-        self.staging(step, attempt).mkdir()
+    def begin(self, step: int) -> None:
+        """Make the staging folder. Raises FileExistsError where the step is committed already."""
+        with self._claimed():
+            if self.path(step).exists():
+                raise FileExistsError(
+                    f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
+                )
+            self.discard(self.staging(step))
+            self.staging(step).mkdir()
 
     def write(self, path: Path, buffers: Iterable[bytes | memoryview]) -> int:
         """Write a new file and flush it to the disk, its folder too. Gives its size in bytes.
 
         Makes folders inside the staging folder, but never that itself: where it was discarded, a late writer must fail.
         """
-        with writing(path):
+        with self._claimed(), writing(path):
             if path.parent.parent != self.root:
                 path.parent.mkdir(exist_ok=True)
             with path.open("xb") as file:
@@ -114,11 +130,12 @@ class Storage:
             sync(path.parent)
         return size
 
-    def commit(self, step: int, attempt: str) -> Path:
+    def commit(self, step: int) -> Path:
         """Rename the staging folder to its final name. From here on the checkpoint is complete, whatever happens."""
-        sync(self.staging(step, attempt))
-        self._check_claim()
-        os.rename(self.staging(step, attempt), self.path(step))
+        with self._claimed():
+            sync(self.staging(step))
+            self.check_claim()
+            os.rename(self.staging(step), self.path(step))
         sync(self.root)
         point(self.root / "latest", self.path(step).name, beside=self.root / ".latest")
         return self.path(step)
@@ -130,30 +147,34 @@ class Storage:
             os.rename(folder, trash)
             shutil.rmtree(trash, ignore_errors=True)
 
-    def sweep(self) -> None:
-        """Remove what earlier attempts left half-written."""
-        for leftover in self.root.glob(".staging-*"):
+    def _sweep(self, owner: Owner) -> None:
+        """Remove what earlier claims left."""
+        for leftover in (*self.root.glob(".staging-*"), *ownership.obsolete(self.root, owner)):
             self.discard(leftover)
         for leftover in self.root.glob(".trash-*"):
             shutil.rmtree(leftover, ignore_errors=True)
-        for mark in self.root.glob(".mark-*"):
-            mark.unlink(missing_ok=True)
 
-    def retire(self, above: int, attempt: str) -> list[int]:
+    def retire(self, above: int) -> list[int]:
         """Rename all checkpoints above a step out of the way; gives their steps."""
         retired = [step for step in self.steps() if step > above]
         for step in retired:
-            target = self.root / f"retired-{attempt}-checkpoint-{step}"
-            number = 1
-            while target.exists():
-                number += 1
-                target = self.root / f"retired-{attempt}.{number}-checkpoint-{step}"
-            os.rename(self.path(step), target)
+            with self._claimed() as owner:
+                target = self.root / f"retired-{owner.attempt}-checkpoint-{step}"
+                number = 1
+                while target.exists():
+                    number += 1
+                    target = self.root / f"retired-{owner.attempt}.{number}-checkpoint-{step}"
+                os.rename(self.path(step), target)
         return retired
 
-    def remove(self, step: int) -> None:
-        """Delete a committed checkpoint."""
-        self.discard(self.path(step))
+    def retired(self) -> list[Path]:
+        """The checkpoints that going back has put aside."""
+        return sorted(self.root.glob("retired-*-checkpoint-*"))
+
+    def remove(self, folder: Path) -> None:
+        """Delete a checkpoint, committed or retired."""
+        with self._claimed():
+            self.discard(folder)
 
 
 def listing(folder: Path) -> dict[str, int | None]:
@@ -203,12 +224,3 @@ def make_folder(folder: Path) -> None:
         with writing(folder):
             folder.mkdir(exist_ok=True)
             sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Flush a folder's entries, or a file's bytes, to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -21,3 +21,8 @@ class Job:
     run_dir: str
     """Absolute."""
     attempt: int
+    sweep: str = ""
+    job: str = ""
+    again: bool = False
+    dated: bool = False
+    """These four as in RunContext."""

@@ -56,15 +56,17 @@ def complete(cfg: DictConfig, world: World | None) -> RunConfig:
     return replace(config, parallel=resolve_degrees(config.parallel, config.resources, started, gpus))
 
 
-def new_job(config: RunConfig, entry: str, run_dir: Path) -> Job:
-    """Claim the next attempt of a run folder, and note there how it was configured (one process).
+def new_job(config: RunConfig, entry: str, run_dir: Path, start: Mapping[str, Any]) -> Job:
+    """Claim the next attempt of a run folder, and note there how it was configured (one process); `start` tells what
+    this start belongs to.
 
     Raises:
         OSError: the run folder cannot be written.
     """
     plain = to_plain(config)
     attempt = new_attempt(run_dir, _hydra_files(plain))
-    return Job(entry=entry, config=plain, config_hash=config_hash(config), run_dir=str(run_dir), attempt=attempt)
+    digest = config_hash(config)
+    return Job(entry=entry, config=plain, config_hash=digest, run_dir=str(run_dir), attempt=attempt, **start)
 
 
 def output_dir(config_name: str) -> Path:

@@ -50,6 +50,10 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> Recorded:
         config_hash=job.config_hash,
         config=job.config,
         stop=stop,
+        sweep=job.sweep,
+        job=job.job,
+        again=job.again,
+        dated=job.dated,
     )
     own_log = log_file(context.run_dir, rank)
     with Recorded(context) as recorded:

@@ -12,10 +12,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 
-from dcp_runner.config import ResumeRng, RunConfig
 from dcp_runner.train.signals import NOTICES, STOP_SIGNALS
 
 log = logging.getLogger(__name__)
@@ -31,16 +28,6 @@ _ANSWER_S = 60
 def restarts(env: Mapping[str, str]) -> int:
     """How often this job has been started before."""
     return int(env.get(RESTARTS) or env.get("SLURM_RESTART_COUNT") or 0)
-
-
-def wish_of_this_start(config: RunConfig, run_dir: Path, env: Mapping[str, str]) -> RunConfig:
-    """What a run is to resume from, when its job is started again: from its own last checkpoint, once it has one, and
-    not once more from where it was first told to begin, with whatever it was to leave out of that.
-    """
-    own = Path(config.checkpoint.root or run_dir / "checkpoints")
-    if not (restarts(env) or config.resume_sweep) or not any(own.glob("checkpoint-*")):
-        return config
-    return replace(config, resume="auto", resume_skip=[], resume_rng=ResumeRng.strict)
 
 
 def ask_again(code: int, limit: int, env: Mapping[str, str]) -> int:

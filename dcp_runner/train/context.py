@@ -28,3 +28,11 @@ class RunContext:
     """The configuration as launched: plain, resolved, ready for JSON."""
     stop: StopFlag = field(default_factory=StopFlag, compare=False)
     """Set by SIGTERM and SIGINT; already installed when the training code starts."""
+    sweep: str = ""
+    """`<id of the sweep>/<number of the job>`; empty: no job of a sweep."""
+    job: str = ""
+    """What the scheduler starts again, the same at each of its starts; empty: nobody does."""
+    again: bool = False
+    """Whether this is not the first start of the job."""
+    dated: bool = False
+    """Whether the run folder's name is the time of the start, and so nobody has chosen it."""

@@ -172,6 +172,9 @@ class Trainer:
                 text = f"checkpoint-{step} has no {self.keep.metric}, so it cannot be one of the best"
                 self.report.event(step, "unmeasured", text)
             self._retain()
+        for name in self.coordinator.delete_retired(self.keep.retired) if self.keep.retired is not None else ():
+            text = f"DELETED {name} (checkpoint.keep.retired={self.keep.retired})"
+            self.report.event(step, "deleted", text, folder=name)
         self.callbacks.call("on_save", self, path)
 
     def _retain(self) -> None:

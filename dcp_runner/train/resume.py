@@ -13,7 +13,7 @@ from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.files import is_there
 from dcp_runner.checkpoint.loading import LoadReport
-from dcp_runner.checkpoint.reading import find, is_named_as_checkpoint, is_path
+from dcp_runner.checkpoint.reading import find, is_named_as_checkpoint
 from dcp_runner.checkpoint.storage import MANIFEST, Storage
 
 log = logging.getLogger("dcp_runner.train")
@@ -32,8 +32,9 @@ class Wish:
     fresh: Sequence[str] = ()
 
 
-def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
-    """Load what the wish means, and retire the checkpoints above it; None where the run starts from nothing.
+def resume(wish: Wish, coordinator: CheckpointCoordinator) -> tuple[LoadReport | None, dict[int, str]]:
+    """Load what the wish means; None where the run starts from nothing. And the damaged checkpoints that were passed
+    over, with what is wrong with them. Writes nothing.
 
     Raises ResumeError where `never` finds checkpoints or `must` finds none, and CheckpointError where a load fails.
     """
@@ -45,20 +46,19 @@ def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
                 f"resume=never, but {coordinator.storage.root} has checkpoints {steps}; "
                 "give another name, or resume=auto"
             )
-        return None
+        return None, damaged
     if wish.what in ("auto", "must"):
         report, damaged = _newest_sound(wish, coordinator, steps)
         if report is None and wish.what == "must":
             raise ResumeError(f"resume=must, but there is no checkpoint in {coordinator.storage.root}")
     else:
-        report = coordinator.load(_target(wish.what, coordinator), skip=wish.skip, fresh=wish.fresh)
-    if report is not None:
-        _tell_retired(coordinator.go_back(report.step), report.step, damaged)
-    return report
+        report = coordinator.load(wish.what, skip=wish.skip, fresh=wish.fresh)
+    return report, damaged
 
 
-def _tell_retired(retired: Sequence[int], step: int, damaged: Mapping[int, str]) -> None:
-    """Which checkpoints were renamed to `retired-...`, and why."""
+def retire(step: int, damaged: Mapping[int, str], coordinator: CheckpointCoordinator) -> None:
+    """Rename what lies above the step to `retired-...`, and tell why."""
+    retired = coordinator.go_back(step)
     if abandoned := ", ".join(f"checkpoint-{above}" for above in retired if above not in damaged):
         log.info("RETIRED %s: abandoned, because this run goes on from step %d", abandoned, step)
     for above in retired:
@@ -89,16 +89,8 @@ def _newest_sound(
     return None, damaged
 
 
-def _target(what: int | str, coordinator: CheckpointCoordinator) -> int | str | Path:
-    """A step, `latest` or `best` as they are; a path, which may be a run folder (its latest checkpoint is meant)."""
-    if not is_path(what):
-        return what
-    folder: str = coordinator.comm.from_first("find", lambda: str(_checkpoint_in(Path(what))))
-    return Path(folder)
-
-
-def _checkpoint_in(folder: Path) -> Path:
-    """The checkpoint that a path names: itself, or the latest one of a run folder."""
+def checkpoint_in(folder: Path) -> Path:
+    """The checkpoint that a path names: itself, or the latest one of a run folder (one process)."""
     if is_named_as_checkpoint(folder) or is_there(folder / MANIFEST):
         return folder
     root = folder / "checkpoints" if is_there(folder / "checkpoints") else folder

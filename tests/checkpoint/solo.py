@@ -17,6 +17,11 @@ import numpy as np
 import torch
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology
+from dcp_runner.checkpoint.loading import LoadReport
+from dcp_runner.train.context import RunContext
+from dcp_runner.train.progress import Progress
+from dcp_runner.train.resume import Wish
+from dcp_runner.train.start import begin
 
 
 class Box:
@@ -41,6 +46,17 @@ def boxed(folder: Path, state: Any = None, **options: Any) -> tuple[Box, Checkpo
     """A Box as the component `box`, and its coordinator."""
     box = Box(state)
     return box, alone(folder, StateComponent("box", box), **options)
+
+
+def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
+    """Load and retire as the start of a run does, in a run folder without a name."""
+    run = RunContext(coordinator.storage.root, 1, 0, 1, 0, 1, "hash", {}, dated=True)
+    return begin(wish, run, coordinator, Progress(), 1_000_000).loaded
+
+
+def visible(folder: Path) -> list[str]:
+    """Names in a folder of checkpoints, but for the claim of it and the run's id."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith((".owner-", ".run")))
 
 
 def round_trip(folder: Path, state: Any, live: Any = None) -> Any:

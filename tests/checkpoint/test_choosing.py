@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from solo import Box, alone, bits, boxed
+from solo import Box, alone, bits, boxed, visible
 
 from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
 from dcp_runner.checkpoint.storage import MANIFEST
@@ -100,7 +100,7 @@ def test_a_committed_step_is_never_overwritten(tmp_path: Path) -> None:
         coordinator.save(5)
     assert failure.value.types == {"FileExistsError"}
     assert before == {file.name: file.read_bytes() for file in (tmp_path / "checkpoint-5").iterdir()}
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["checkpoint-5", "latest"]
+    assert visible(tmp_path) == ["checkpoint-5", "latest"]
     assert coordinator.save(6) == tmp_path / "checkpoint-6", "a failed save does not stop the next one"
 
 
@@ -135,8 +135,11 @@ def test_deleting_and_sweeping_leave_no_trash(tmp_path: Path) -> None:
     coordinator.delete([1, 3])
     (tmp_path / ".staging-old-checkpoint-9").mkdir()
     (tmp_path / ".trash-1-checkpoint-8").mkdir()
-    boxed(tmp_path)
-    assert sorted(entry.name for entry in tmp_path.iterdir() if not entry.is_symlink()) == ["checkpoint-2"]
+    _, later = boxed(tmp_path)
+    later.load("latest")
+    assert (tmp_path / ".staging-old-checkpoint-9").exists(), "a reader removes nothing"
+    later.save(4)
+    assert visible(tmp_path) == ["checkpoint-2", "checkpoint-4", "latest"]
 
 
 # -- which components --------------------------------------------------------------------------------------------------

@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 import torch
-from solo import Box, alone, boxed, header_of
+from solo import Box, alone, boxed, header_of, resume
 
 from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
 from dcp_runner.checkpoint import tensorfile
 from dcp_runner.checkpoint.digest import hash_bytes
 from dcp_runner.checkpoint.storage import MANIFEST
-from dcp_runner.train.resume import ResumeError, Wish, resume
+from dcp_runner.train.resume import ResumeError, Wish
 
 STEPS = [2, 4, 8]
 
@@ -253,7 +253,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_an_empty_one(
 def test_a_file_in_the_place_of_the_folder_is_not_an_empty_one(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file")
     _, coordinator = boxed(tmp_path / "checkpoints", {})
-    for call in (coordinator.latest, coordinator.list, coordinator.check_storage, lambda: coordinator.save(1)):
+    for call in (coordinator.latest, coordinator.list, coordinator.claim, lambda: coordinator.save(1)):
         assert f"{tmp_path}/checkpoints" in str(refused(call))
 
 

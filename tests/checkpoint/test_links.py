@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from solo import boxed
+from solo import boxed, resume, visible
 
 from dcp_runner.checkpoint.links import point
 from dcp_runner.launch.folder import new_attempt
-from dcp_runner.train.resume import Wish, resume
+from dcp_runner.train.resume import Wish
 
 
 def copied_with_links_followed(source: Path, target: Path) -> Path:
@@ -44,7 +44,7 @@ def test_a_run_folder_that_was_copied_with_links_followed_goes_on(
     ], "once each"
     assert (copy / ".hydra" / "config.yaml").read_text() == "a: 1\n"
     assert (copy / "attempts" / "2" / ".hydra" / "config.yaml").read_text() == "a: 2\n"
-    left = sorted(path.name for path in (copy / "checkpoints").iterdir())
+    left = visible(copy / "checkpoints")
     assert left == ["checkpoint-1", "checkpoint-2", "checkpoint-3", "latest"]
     assert (copy / "checkpoints" / "latest" / "own notes").exists(), "a folder is never deleted"
 
@@ -66,7 +66,7 @@ def test_a_file_system_without_links(
     why = f"{os.strerror(number)} ({errno.errorcode[number]})"
     links = (run / ".hydra", run / "checkpoints" / "latest")
     assert caplog.messages == [f"{link} does not point to the newest one: {why}" for link in links], "once each"
-    assert sorted(os.listdir(run / "checkpoints")) == ["checkpoint-1", "checkpoint-2"]
+    assert visible(run / "checkpoints") == ["checkpoint-1", "checkpoint-2"]
     assert sorted(os.listdir(run)) == ["attempts", "checkpoints", "logs"]
 
 

@@ -26,7 +26,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from solo import Box, alone, bits, boxed, round_trip, stored_names
+from solo import Box, alone, bits, boxed, round_trip, stored_names, visible
 from torch import nn
 
 from dcp_runner import CheckpointError, StateComponent
@@ -727,7 +727,7 @@ def test_what_cannot_be_stored_is_refused_all_at_once_and_leaves_nothing(tmp_pat
         assert any(line.startswith((f"{name}:", f"{name}/")) and why in line for line in lines), (name, why)
     assert "in/a/1/b: type test_states.Opaque" in str(failure.value) and "component 'two'" in str(failure.value)
     assert "fine" not in str(failure.value)
-    assert list(tmp_path.iterdir()) == []
+    assert visible(tmp_path) == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -736,7 +736,7 @@ def test_each_of_them_alone_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as failure:
         coordinator.save(1)
     assert failure.value.types == {"UnstorableError"} and REFUSED[name][1] in str(failure.value)
-    assert list(tmp_path.iterdir()) == []
+    assert visible(tmp_path) == []
 
 
 def test_a_state_as_deep_as_allowed_comes_back(tmp_path: Path) -> None:

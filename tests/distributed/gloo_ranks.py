@@ -23,6 +23,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import connection, get_context
+from pathlib import Path
 from typing import Any
 
 import torch._dynamo  # noqa: F401 (what optimizers import; once here, not in every fork)
@@ -218,6 +219,11 @@ def values(ended: Sequence[Ended]) -> list[Any]:
     for number, one in enumerate(ended):
         assert not one.error, f"rank {number}: {one.error}: {one.text}\n{one.where}"
     return [one.value for one in ended]
+
+
+def visible(folder: Path) -> list[str]:
+    """Names in a folder of checkpoints, but for the claim of it."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith(".owner-"))
 
 
 def _host(listener: socket.socket, parent: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gloo_ranks import Case, Ended, Rank, batch, caught, together, values
+from gloo_ranks import Case, Ended, Rank, batch, caught, together, values, visible
 from gloo_states import DTYPES, MEGABYTE, Box, bits, random_tensor, state_of
 from torch import nn
 
@@ -248,7 +247,7 @@ SAME: dict[str, Callable[[Held], Any]] = {
 def tried(coordinator: CheckpointCoordinator, folder: Path, step: int = 1) -> tuple[Ended, list[str]]:
     """How a save ended, and what it has left in the folder."""
     ended = caught(lambda: coordinator.save(step))
-    left = coordinator.comm.from_first("ended", lambda: sorted(os.listdir(folder)) if folder.exists() else [])
+    left = coordinator.comm.from_first("ended", lambda: visible(folder) if folder.exists() else [])
     return ended, left
 
 

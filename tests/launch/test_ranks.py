@@ -155,7 +155,7 @@ def test_a_sweep_goes_on_after_a_failed_job_and_then_fails(tmp_path: Path) -> No
     made = Command(tmp_path, ours("raises"), ["-m", "parallel=ddp", "seed=0,1", "hydra.sweep.dir=sweep"]).start()
     assert made.wait() == 1
     assert made.err.count("FAILED: rank 1") == 2
-    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == ["0", "1", "multirun.yaml"]
+    assert sorted(path.name for path in (tmp_path / "sweep").iterdir()) == [".sweep", "0", "1", "multirun.yaml"]
     assert (tmp_path / "sweep/1/attempts/1/.hydra/config.yaml").exists()
 
 

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
-from dcp_runner.checkpoint.config import CheckpointConfig
-from dcp_runner.config import ResumeRng, RunConfig
-from dcp_runner.launch.requeue import RESTARTS, RUN_AGAIN, ask_again, restarts, wish_of_this_start
+from dcp_runner.config import RunConfig
+from dcp_runner.launch.requeue import RESTARTS, RUN_AGAIN, ask_again, restarts
+from dcp_runner.sweep.started import start_of
 from dcp_runner.train.signals import STOP_SIGNALS, StopFlag
 
 TERM, INT, USR1, USR2 = (128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2))
@@ -179,46 +180,20 @@ def test_earlier_starts(env: dict[str, str], expected: int) -> None:
     assert restarts(env) == expected
 
 
-AGAIN = {"SLURM_RESTART_COUNT": "1"}
+RAW = OmegaConf.create({"name": "x"})
 
 
 @pytest.mark.parametrize(
-    ("env", "resume_sweep", "own", "goes_on"),
+    ("env", "resume_sweep", "job", "again"),
     [
-        ({}, None, "checkpoint-5", False),
-        ({"SLURM_RESTART_COUNT": "0"}, None, "checkpoint-5", False),
-        (AGAIN, None, "checkpoint-5", True),
-        (AGAIN, None, None, False),
-        (AGAIN, None, ".staging-1-checkpoint-5", False),
-        (AGAIN, None, "retired-1-checkpoint-5", False),
-        ({RESTARTS: "1"}, None, "checkpoint-5", True),
-        ({}, "sweep", "checkpoint-5", True),
-        ({}, "sweep", None, False),
-        (AGAIN, "sweep", "checkpoint-5", True),
+        ({}, None, "", False),
+        ({"SLURM_JOB_ID": "5"}, None, "5", False),
+        ({"SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": "0"}, None, "5", False),
+        ({"SLURM_JOB_ID": "5", "SLURM_RESTART_COUNT": "1"}, None, "5", True),
+        ({"SLURM_JOB_ID": "5", RESTARTS: "1"}, None, "5", True),
+        ({"SLURM_JOB_ID": "5"}, "sweep", "5", True),
     ],
 )
-@pytest.mark.parametrize("root", [None, "elsewhere"])
-def test_what_a_start_resumes_from(
-    tmp_path: Path, env: dict[str, str], resume_sweep: str | None, own: str | None, goes_on: bool, root: str | None
-) -> None:
-    checkpoints = tmp_path / (root or "run/checkpoints")
-    if own:
-        (checkpoints / own).mkdir(parents=True)
-    first = RunConfig(
-        resume="/from/another",
-        resume_skip=["optim"],
-        resume_rng=ResumeRng.reseed,
-        resume_override=["optim.lr"],
-        resume_sweep=resume_sweep,
-        checkpoint=CheckpointConfig(root=str(checkpoints) if root else None),
-    )
-    now = wish_of_this_start(first, tmp_path / "run", env)
-    wish = ("auto", [], ResumeRng.strict) if goes_on else ("/from/another", ["optim"], ResumeRng.reseed)
-    assert (now.resume, now.resume_skip, now.resume_rng) == wish
-    assert (now.resume_override, now.resume_sweep, now.checkpoint) == (["optim.lr"], resume_sweep, first.checkpoint)
-
-
-def test_checkpoints_elsewhere_are_the_only_own_ones(tmp_path: Path) -> None:
-    (tmp_path / "run/checkpoints/checkpoint-5").mkdir(parents=True)
-    first = RunConfig(resume="must", checkpoint=CheckpointConfig(root=str(tmp_path / "elsewhere")))
-    assert wish_of_this_start(first, tmp_path / "run", AGAIN) is first
+def test_what_a_start_is_a_start_of(env: dict[str, str], resume_sweep: str | None, job: str, again: bool) -> None:
+    start = start_of(RAW, RunConfig(resume_sweep=resume_sweep), Path("x"), env)
+    assert start == {"sweep": "", "job": job, "again": again, "dated": False}

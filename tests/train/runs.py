@@ -71,31 +71,42 @@ def config(**overrides: Any) -> RunConfig:
 
 
 def run(
-    folder: Path, world: int, *, parallel: Mapping[str, Any] | None = None, timeout_s: float = 90.0, **overrides: Any
+    folder: Path,
+    world: int,
+    *,
+    parallel: Mapping[str, Any] | None = None,
+    timeout_s: float = 90.0,
+    context: Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> list[int]:
     """Start the run once more in its folder; exit codes by rank (0: finished; 128 + n: stopped by a signal; -n: killed by it).
 
-    `parallel` are keys of the `parallel` node; without it several ranks are data-parallel.
+    `parallel` are keys of the `parallel` node; without it several ranks are data-parallel. `context` are fields of the
+    RunContext.
     """
     if parallel is None and world > 1:
         parallel = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": world}
     made = config(**overrides, **{f"parallel__{key}": value for key, value in (parallel or {}).items()})
-    return run_config(made, folder, world, timeout_s)
+    return run_config(made, folder, world, timeout_s, context)
 
 
-def run_config(made: RunConfig, folder: Path, world: int, timeout_s: float = 90.0) -> list[int]:
+def run_config(
+    made: RunConfig, folder: Path, world: int, timeout_s: float = 90.0, context: Mapping[str, Any] | None = None
+) -> list[int]:
     """The same of a whole configuration."""
-    return run_configs({folder: made}, world, timeout_s)
+    return run_configs({folder: made}, world, timeout_s, context)
 
 
-def run_configs(runs: Mapping[Path, RunConfig], world: int, timeout_s: float = 90.0) -> list[int]:
+def run_configs(
+    runs: Mapping[Path, RunConfig], world: int, timeout_s: float = 90.0, context: Mapping[str, Any] | None = None
+) -> list[int]:
     """Several runs, each in its folder, one after the other on the same ranks; the first that fails is the last."""
     attempts = {folder: len(list((folder / "attempts").glob("*"))) + 1 for folder in runs}
     for folder, attempt in attempts.items():
         (folder / "attempts" / str(attempt)).mkdir(parents=True)
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     started = FORK.Barrier(world)  # see dcp_runner.launch.local: no fork while the store's thread looks up a client
-    common = (runs, attempts, world, store.port, started)
+    common = (runs, attempts, world, store.port, started, context or {})
     ranks = [FORK.Process(target=_rank, args=(rank, *common)) for rank in range(world)]
     for process in ranks:
         process.start()
@@ -110,7 +121,13 @@ def run_configs(runs: Mapping[Path, RunConfig], world: int, timeout_s: float = 9
 
 
 def _rank(
-    rank: int, runs: Mapping[Path, RunConfig], attempts: Mapping[Path, int], world: int, port: int, started: Barrier
+    rank: int,
+    runs: Mapping[Path, RunConfig],
+    attempts: Mapping[Path, int],
+    world: int,
+    port: int,
+    started: Barrier,
+    more: Mapping[str, Any],
 ) -> None:
     started.wait(60)
     if world > 1:
@@ -121,7 +138,7 @@ def _rank(
     try:
         for folder, made in runs.items():
             plain, digest = to_plain(made), config_hash(made)
-            train(made, RunContext(folder, attempts[folder], rank, world, rank, world, digest, plain, stop))
+            train(made, RunContext(folder, attempts[folder], rank, world, rank, world, digest, plain, stop, **more))
         code = 0
     except SystemExit as end:
         code = int(end.code or 0)

@@ -41,7 +41,7 @@ def test_a_rank_hangs_before_a_save_and_the_same_command_goes_on(tmp_path: Path)
     assert sorted(path.name for path in (run / "checkpoints").glob("*checkpoint-*")) == [
         f"checkpoint-{step}" for step in (10, 15, 20, 5)
     ]
-    assert [path.name for path in (run / "checkpoints").glob(".*")] == [".owner"]
+    assert [path.name for path in (run / "checkpoints").glob(".*")] == [".owner-2"]
 
 
 def test_one_command_trains_saves_and_says_how_to_go_on(tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def test_going_back_retires_what_lies_above(tmp_path: Path) -> None:
     assert run(tmp_path, 1, checkpoint__every_steps=2) == [0]
     assert run(tmp_path, 1, checkpoint__every_steps=2, resume=4, trainer__max_steps=6) == [0]
     names = sorted(path.name for path in (tmp_path / "checkpoints").glob("*checkpoint-*"))
-    assert names == ["checkpoint-2", "checkpoint-4", "checkpoint-6", "retired-2-checkpoint-6", "retired-2-checkpoint-8"]
+    assert names == ["checkpoint-2", "checkpoint-4", "checkpoint-6", "retired-2-checkpoint-8"], "the last retired stays"
+    assert '"retired-2-checkpoint-6"' in (tmp_path / "metrics.jsonl").read_text()
 
 
 def test_damaged_newest_is_passed_over_by_auto_and_refused_when_asked_for(tmp_path: Path) -> None:
