@@ -24,7 +24,6 @@ from dcp_runner import console
 from dcp_runner.config import ConfigError, RunConfig, config_hash
 from dcp_runner.launch import entering
 from dcp_runner.launch.degrees import world_size
-from dcp_runner.launch.folder import OUTCOMES, attempt_dir
 from dcp_runner.launch.job import TRAIN, Job
 from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
@@ -145,12 +144,12 @@ def _run_here(config: RunConfig, entry: str, folder: Path, alone: bool) -> int:
         log.warning("resources.nodes=%d, but no scheduler has started this: all %d ranks run here", nodes, size)
     if size == 1 and alone:
         with StopFlag() as stop:
-            ended = outcomes.Ended([outcomes.Exit(0, run_rank(job, None, stop).code)])
+            rank = run_rank(job, None, stop)
+        ended = outcomes.Ended([outcomes.Exit(0, rank.code)], outcomes=[rank.outcome] if rank.outcome else [])
     else:
         ended = local.launch(job, size, size // nodes)
     if ended.exit_code == 1:
-        notes = outcomes.read_all(attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES)
-        print(*outcomes.report(ended, notes, Path(job.run_dir)), sep="\n", file=sys.stderr)
+        print(*outcomes.report(ended, ended.outcomes, Path(job.run_dir)), sep="\n", file=sys.stderr)
     return ended.exit_code
 
 

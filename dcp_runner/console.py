@@ -12,6 +12,8 @@ import socket
 import sys
 from pathlib import Path
 
+from dcp_runner.checkpoint.files import unwritable, writing
+
 FILE_ONLY = {"file_only": True}
 """`extra` of a message that the console shows in some other way."""
 _FILE_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -21,7 +23,8 @@ _OURS = "dcp_runner"
 def setup(rank: int, log_file: Path | None = None) -> None:
     """Configure logging of this process as rank `rank`; called again, it replaces what it did before.
 
-    Somebody else's handlers that write to the console are replaced too. Their files keep rank 0's messages.
+    Somebody else's handlers that write to the console are replaced too. Their files keep rank 0's messages. Raises
+    FileAccessError where the log file cannot be written, as any message does later.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -30,22 +33,24 @@ def setup(rank: int, log_file: Path | None = None) -> None:
             if handler.get_name() == _OURS:
                 handler.close()
     root.setLevel(logging.INFO)
-    handlers = [_warnings(rank)]
+    _add(_warnings(rank))
     if rank == 0:
-        handlers.append(_messages())
-    if log_file is not None:
-        handlers.append(_everything(log_file))
-    for handler in handlers:
-        handler.set_name(_OURS)
-        root.addHandler(handler)
+        _add(_messages())
     logging.captureWarnings(True)
+    if log_file is not None:
+        _add(_everything(log_file))
 
 
 def divert_stdout(log_file: Path) -> None:
-    """Send whatever this process prints into its log file, C and C++ libraries included."""
+    """Send whatever this process prints into its log file, C and C++ libraries included. Raises FileAccessError."""
     sys.stdout.flush()
-    with log_file.open("ab") as file:
+    with writing(log_file), log_file.open("ab") as file:
         os.dup2(file.fileno(), 1)
+
+
+def _add(handler: logging.Handler) -> None:
+    handler.set_name(_OURS)
+    logging.getLogger().addHandler(handler)
 
 
 def _writes_to_console(handler: logging.Handler) -> bool:
@@ -53,9 +58,20 @@ def _writes_to_console(handler: logging.Handler) -> bool:
 
 
 def _everything(log_file: Path) -> logging.Handler:
-    handler = logging.FileHandler(log_file, encoding="utf-8")
+    with writing(log_file):
+        handler = _LogFile(log_file, encoding="utf-8")
     handler.setFormatter(logging.Formatter(_FILE_FORMAT))
     return handler
+
+
+class _LogFile(logging.FileHandler):
+    """A message that cannot be written is an error of the program, which `logging` would print and forget."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            raise unwritable(self.baseFilename, error) from error
+        super().handleError(record)
 
 
 class _Terminal(logging.Handler):

@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from dcp_runner.assemble import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of, trackers_of
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.rng import seed_all
 from dcp_runner.config import ResumeRng, RunConfig
@@ -26,7 +27,7 @@ from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
 from dcp_runner.train.resume import Wish, resume
-from dcp_runner.train.schedule import set_option
+from dcp_runner.train.schedule import built_options, override, rate_change
 
 log = logging.getLogger("dcp_runner.train")
 
@@ -66,10 +67,9 @@ def train(config: RunConfig, run: RunContext) -> None:
     report = report_of(config, run)  # before the seed, so that no tracker takes random numbers away
     seed_all(config.seed, 0, random_stream(topology, run.rank))
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
+    built = built_options(parts.optimizer)
     loaded = resume(Wish(config.resume, config.resume_skip, fresh), coordinator)
-    for key in config.resume_override:
-        name = key.removeprefix("optim.")
-        set_option(parts.optimizer, parts.scheduler, name, config.optim[name])
+    override(parts.optimizer, parts.scheduler, built, [key.removeprefix("optim.") for key in config.resume_override])
     tell_start(report, run, coordinator, loaded, config.resume_override)
     trainer = Trainer(
         config=config.trainer,
@@ -121,7 +121,10 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
     """
     if run.rank != 0:
         return Report()
-    config_file(run.run_dir, str(run.attempt)).write_text(json.dumps(run.config, indent=2))
+    file = config_file(run.run_dir, str(run.attempt))
+    with writing(file):  # whole or not at all: the next start reads it
+        file.with_suffix(".new").write_text(json.dumps(run.config, indent=2))
+        file.with_suffix(".new").replace(file)
     logger, trackers = config.logger, trackers_of(config, run.run_dir)
     return RunReport(run.run_dir / "metrics.jsonl", run.attempt, logger.every_steps, logger.progress, trackers)
 
@@ -132,7 +135,11 @@ def config_file(run_dir: Path, attempt: str) -> Path:
 
 
 def tell_start(
-    report: Report, run: RunContext, coordinator: CheckpointCoordinator, loaded: LoadReport | None, override: list[str]
+    report: Report,
+    run: RunContext,
+    coordinator: CheckpointCoordinator,
+    loaded: LoadReport | None,
+    overridden: list[str],
 ) -> None:
     """One line on what happened; after a resume two tables: what came of each component, and of each changed key."""
     if loaded is None:
@@ -146,11 +153,16 @@ def tell_start(
     components = [(row.component, row.saved, row.here, row.action) for row in loaded.rows]
     text += "\n" + as_text(table(("component", "as saved", "as loaded", "what was done"), components))
     old = _launched(loaded)
-    keys = [(c.key, str(c.old), str(c.new), c.effect) for c in changes(old, run.config, override)] if old else []
+    keys = _changed_keys(old, run.config, loaded.step, overridden) if old else []
     if keys:
         text += "\n" + as_text(table(("changed key", "before", "now", "effect"), keys))
     text += "".join(f"\n{line}" for line in loaded.notes)
     report.event(loaded.step, "resumed", text, source=str(loaded.path))
+
+
+def _changed_keys(old: Any, new: Any, step: int, overridden: list[str]) -> list[tuple[str, str, str, str]]:
+    rate = rate_change(old, new, step, overridden)
+    return [(c.key, str(c.old), str(c.new), c.effect) for c in changes(old, new, overridden, rate)]
 
 
 def _launched(loaded: LoadReport) -> Any:
@@ -164,6 +176,9 @@ def tell_end(coordinator: CheckpointCoordinator, run: RunContext) -> None:
     log.info("DONE. Checkpoints of steps %s in %s", steps, coordinator.storage.root)
     name = str(run.config.get("name"))
     how = f"name={name}" if run.run_dir.as_posix().endswith(name) else f"resume={run.run_dir}"
+    schedule, steps = run.config["schedule"], run.config["trainer"]["max_steps"]
+    if schedule["decay"] != "constant" and schedule["steps"] is None:
+        how += f"; with schedule.steps={steps} the learning rate stays where its decay has ended"
     log.info("To go on, give the same command with a larger trainer.max_steps and %s", how)
     if dist.is_initialized():
         dist.barrier()

@@ -84,7 +84,7 @@ def _checkpoints(whole: Path, resumed: Path, step: int) -> Iterator[str]:
 
 def _contents(folder: Path, stack: ExitStack) -> dict[tuple[str, str], Any]:
     """(component, tensor or file's other content) -> something that is equal where the bits are."""
-    manifest = check_whole(folder)
+    manifest = check_whole(folder).manifest
     found: dict[tuple[str, str], Any] = {}
     for key, record in manifest.components.items():
         for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):

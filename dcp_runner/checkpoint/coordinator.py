@@ -5,17 +5,17 @@ from __future__ import annotations
 import uuid
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dcp_runner.checkpoint.bind import bind
 from dcp_runner.checkpoint.comm import Comm, connect
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Check, Validation
-from dcp_runner.checkpoint.loading import LoadReport, load
+from dcp_runner.checkpoint.loading import LoadReport, chosen, load
 from dcp_runner.checkpoint.manifest import CheckpointManifest
-from dcp_runner.checkpoint.reading import check_files, check_whole, parse_manifest, read_manifest, whole_checkpoints
+from dcp_runner.checkpoint.reading import check_files, check_whole, parse_manifest, whole_checkpoints
 from dcp_runner.checkpoint.rehearsal import rehearse
-from dcp_runner.checkpoint.saving import save
+from dcp_runner.checkpoint.saving import AddFiles, save
 from dcp_runner.checkpoint.storage import Storage
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.checkpoint.verify import verify_declared
@@ -94,8 +94,12 @@ class CheckpointCoordinator:
         """
         rehearse(self.bound, self.comm)
 
-    def save(self, step: int, metrics: Mapping[str, float] | None = None) -> Path:
-        """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten."""
+    def save(self, step: int, metrics: Mapping[str, float] | None = None, *, add_files: AddFiles | None = None) -> Path:
+        """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten.
+
+        `add_files(folder)` is called on rank 0 before anything of ours is written. The files that it writes into the
+        folder are listed and digested like ours; where it raises, or takes a name of ours, nothing is committed.
+        """
         return save(
             self.bound,
             self.topology,
@@ -105,6 +109,7 @@ class CheckpointCoordinator:
             attempt=self.attempt,
             metrics=metrics or {},
             config=self._config,
+            add_files=add_files,
         )
 
     def load(
@@ -149,16 +154,19 @@ class CheckpointCoordinator:
         return steps
 
     def verify(self, path: str | Path) -> CheckpointManifest:
-        """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests."""
+        """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests. A file that the
+        manifest does not list is an error too, where a load only logs it.
+        """
         folder = Path(path)
 
-        def whole() -> str:
-            check_whole(folder)
-            return read_manifest(folder).decode()
+        def whole() -> list[Any]:
+            found = check_whole(folder)
+            return [found.data.decode(), sorted([*found.manifest.files, *found.unlisted])]
 
-        manifest = parse_manifest(self.comm.from_first("verify", whole).encode())
-        names = sorted(manifest.files)[self.comm.rank :: self.comm.world_size]
-        self.comm.agree("verify", lambda: check_files(folder, manifest, names))
+        text, names = self.comm.from_first("verify", whole)
+        manifest = parse_manifest(text.encode())
+        mine = names[self.comm.rank :: self.comm.world_size]
+        self.comm.agree("verify", lambda: check_files(folder, manifest, mine))
         return manifest
 
     def go_back(self, step: int) -> Sequence[int]:
@@ -167,16 +175,20 @@ class CheckpointCoordinator:
         return retired
 
     def latest(self) -> Path | None:
-        """The highest step that is committed and whole, or None."""
-        steps = self.list()
-        return self.storage.path(max(steps)) if steps else None
+        """The highest committed step, or None where there is no checkpoint.
+
+        Raises CheckpointError where it is damaged or cannot be read; the text names the next valid one.
+        """
+        if not self.steps():
+            return None
+        with chosen(self.comm, self.storage, "latest", self._best) as (folder, *_):
+            return folder
 
     def list(self) -> dict[int, CheckpointManifest]:
-        """The committed and whole checkpoints by step, ascending."""
+        """The valid checkpoints by step, ascending: a damaged one hides no other. `steps` has them all."""
 
         def read() -> Sequence[str]:
-            good, _ = whole_checkpoints(self.storage)
-            return [read_manifest(self.storage.path(step)).decode() for step, _ in good]
+            return [whole.data.decode() for whole in whole_checkpoints(self.storage).values()]
 
         manifests = [parse_manifest(text.encode()) for text in self.comm.from_first("list", read)]
         return {manifest.step: manifest for manifest in manifests}

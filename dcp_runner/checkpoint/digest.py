@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 import torch
 import xxhash
@@ -23,6 +24,14 @@ BLOCK = 4 * 2**20
 def hash_bytes(data: bytes | memoryview) -> str:
     """32 hex digits."""
     return xxhash.xxh3_128_hexdigest(data)
+
+
+def hash_file(file: BinaryIO) -> str:
+    """The same of what is left to read of a file, in bounded memory."""
+    hasher = xxhash.xxh3_128()
+    while block := file.read(BLOCK):
+        hasher.update(block)
+    return hasher.hexdigest()
 
 
 def host_bytes(tensor: torch.Tensor) -> memoryview:
@@ -158,6 +167,7 @@ __all__ = [
     "dtype_name",
     "entries",
     "hash_bytes",
+    "hash_file",
     "host_bytes",
     "outlines",
     "same",

@@ -4,6 +4,8 @@ CheckpointError                 what every living rank raises, with the same tex
 ├ what one rank found, and the type that its Failure carries:
 UnstorableError(TypeError)      a state holds something that the format has no place for
 IntegrityError(ValueError)      bytes on disk are not those that were written
+FileAccessError(OSError)        a file cannot be read or written, for a reason that says nothing about its bytes
+NewerFormatError(RuntimeError)  a checkpoint was written by a newer version
 MismatchError(ValueError)       a checkpoint does not fit the live objects
 DivergedError(ValueError)       holders of one copy hold different values
 TilingError(ValueError)         the parts of a tensor, over all ranks, are not the tensor
@@ -20,7 +22,15 @@ class UnstorableError(TypeError):
 
 
 class IntegrityError(ValueError):
-    """A file of a checkpoint is missing, extra, truncated or altered."""
+    """A file of a checkpoint is missing, truncated or altered."""
+
+
+class FileAccessError(OSError):
+    """A file cannot be read or written; the text has its path and the cause. Its bytes may be as they should be."""
+
+
+class NewerFormatError(RuntimeError):
+    """A checkpoint is in a format that this version does not know; the text has both formats."""
 
 
 class SupersededError(RuntimeError):
@@ -69,6 +79,11 @@ class CheckpointError(RuntimeError):
     def types(self) -> frozenset[str]:
         """Type names of the failures, as `IntegrityError`."""
         return frozenset(failure.type for failure in self.failures)
+
+    @property
+    def reasons(self) -> str:
+        """The messages of the failures, each once, in one line."""
+        return "; ".join(dict.fromkeys(failure.message for failure in self.failures))
 
 
 def describe(phase: str, failures: Sequence[Failure]) -> str:

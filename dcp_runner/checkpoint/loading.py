@@ -1,6 +1,6 @@
 """A load: nothing is changed before every rank has read and checked everything.
 
-1. find      (rank 0) choose the folder, check the manifest and the list of files; (all) get the manifest
+1. find      (rank 0) choose the folder, check the manifest and that all files are there; (all) get the manifest
 2. compare   (all) open the files of what is wanted, and list everything that does not fit, without reading tensors
 3. read      (all) read and check what is wanted, and each rank its share of the files that nobody reads
 4. apply     (all) hand the states to their objects
@@ -8,11 +8,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from contextlib import ExitStack
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
@@ -22,8 +23,12 @@ from dcp_runner.checkpoint.errors import CheckpointError, IntegrityError, Mismat
 from dcp_runner.checkpoint.hints import hint
 from dcp_runner.checkpoint.manifest import CheckpointManifest
 from dcp_runner.checkpoint.opening import Pending, chosen_copies, open_component
-from dcp_runner.checkpoint.reading import check_files, check_whole, find, parse_manifest, read_manifest
+from dcp_runner.checkpoint.reading import advice, check_files, check_whole, find, parse_manifest
 from dcp_runner.checkpoint.storage import Storage
+
+log = logging.getLogger("dcp_runner.checkpoint")
+SHOWN = 8
+"""Names in a message."""
 
 
 @dataclass(frozen=True)
@@ -64,21 +69,22 @@ def load(
     check: Check,
 ) -> LoadReport:
     """Load all components. Raises CheckpointError on all living ranks, before any object is changed unless in phase
-    `apply`.
+    `apply`; for a damaged checkpoint it names the next valid one.
     """
-
-    def choose() -> list[str]:
-        folder = find(storage, which, *best)
-        check_whole(folder)
-        return [str(folder), read_manifest(folder).decode()]
-
-    chosen = comm.from_first("find", choose)
-    folder, manifest = Path(chosen[0]), parse_manifest(chosen[1].encode())
-    with ExitStack() as stack:
-        pending, notes = comm.agree(
-            "compare", lambda: _compare(bound, folder, manifest, stack, strict=strict, skip=skip, fresh=fresh)
-        )
-        comm.agree("read", lambda: _read(pending, comm, folder, manifest, check))
+    with chosen(comm, storage, which, best) as (folder, manifest, unlisted):
+        if unlisted and comm.rank == 0:
+            more = f" and {len(unlisted) - SHOWN} more" if len(unlisted) > SHOWN else ""
+            names = ", ".join(unlisted[:SHOWN]) + more
+            log.warning("%s: not listed in its manifest, and so not read: %s", folder.name, names)
+        opened = ExitStack()
+        try:
+            pending, notes = comm.agree(
+                "compare", lambda: _compare(bound, folder, manifest, opened, strict=strict, skip=skip, fresh=fresh)
+            )
+            comm.agree("read", lambda: _read(pending, comm, folder, manifest, check, opened))
+        finally:
+            with suppress(OSError):  # after a success all is closed already; after a failure it is that which matters
+                opened.close()
     try:
         comm.agree("apply", lambda: _apply(pending, manifest.step, comm.rank))
     except CheckpointError as error:
@@ -86,6 +92,33 @@ def load(
         raise CheckpointError(error.phase, error.failures, error.alive, mixed) from error
     rows = tuple(_row(one, manifest) for one in pending)
     return LoadReport(folder, manifest, rows, tuple(notes))
+
+
+@contextmanager
+def chosen(
+    comm: Comm, storage: Storage, which: int | str | Path, best: tuple[str, Literal["min", "max"]]
+) -> Iterator[tuple[Path, CheckpointManifest, Sequence[str]]]:
+    """The checkpoint that `which` names: its folder, its manifest, and the paths in it that the manifest does not list.
+
+    Raises CheckpointError; where the checkpoint is damaged, as may be found out inside the block, the text names the
+    next valid one.
+    """
+
+    def choose() -> list[Any]:
+        found = find(storage, which, *best)
+        whole = check_whole(found)
+        return [str(found), whole.data.decode(), whole.unlisted]
+
+    folder: Path | None = None
+    try:
+        name, text, unlisted = comm.from_first("find", choose)
+        folder = Path(name)
+        yield folder, parse_manifest(text.encode()), unlisted
+    except CheckpointError as error:
+        if error.types != {"IntegrityError"}:
+            raise
+        instead = comm.from_first("find", lambda: advice(storage, which, *best, folder))
+        raise CheckpointError(error.phase, error.failures, error.alive, instead) from error
 
 
 def _compare(
@@ -146,7 +179,15 @@ def _open(
     return Pending(one, "fresh") if one.key in fresh else open_component(one, folder, manifest, stack)
 
 
-def _read(pending: Sequence[Pending], comm: Comm, folder: Path, manifest: CheckpointManifest, check: Check) -> None:
+def _read(
+    pending: Sequence[Pending],
+    comm: Comm,
+    folder: Path,
+    manifest: CheckpointManifest,
+    check: Check,
+    stack: ExitStack,
+) -> None:
+    """Read and check, and close what was opened: a file system may tell of an error only then."""
     for one in pending:
         one.read(comm.rank / comm.world_size)
     if check is Check.all:
@@ -156,6 +197,7 @@ def _read(pending: Sequence[Pending], comm: Comm, folder: Path, manifest: Checkp
             if name in opened:
                 opened[name].check()
         check_files(folder, manifest, [name for name in mine if name not in opened])
+    stack.close()
 
 
 def _checkers(pending: Sequence[Pending], manifest: CheckpointManifest, world_size: int) -> dict[str, int]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
-from dcp_runner.checkpoint.errors import IntegrityError, rank_text, ranks_of
+from dcp_runner.checkpoint.errors import IntegrityError, NewerFormatError, rank_text, ranks_of
 
 FORMAT = 1
 ZERO = "0" * 32
@@ -98,25 +98,28 @@ class CheckpointManifest:
         return text.replace(ZERO.encode(), hash_bytes(text).encode(), 1)
 
     @classmethod
-    def parse(cls, data: bytes, hash_bytes: Callable[[bytes], str]) -> CheckpointManifest:
-        """The inverse. Raises IntegrityError for altered bytes, a newer format, names of files elsewhere or nowhere."""
+    def parse(
+        cls, data: bytes, hash_bytes: Callable[[bytes], str], name: str = "checkpoint_manifest.json"
+    ) -> CheckpointManifest:
+        """The inverse; `name` is for messages.
+
+        Raises IntegrityError for altered bytes, names of files elsewhere or nowhere, NewerFormatError.
+        """
         start = len(_HEAD)
         digest = data[start : start + len(ZERO)]
         zeroed = data[:start] + ZERO.encode() + data[start + len(ZERO) :]
         if not data.startswith(_HEAD.encode()) or hash_bytes(zeroed).encode() != digest:
-            raise IntegrityError("checkpoint_manifest.json: its bytes are not those that were written")
+            raise IntegrityError(f"{name}: its bytes are not those that were written")
         plain = json.loads(data)
         if plain["format"] > FORMAT:
-            raise IntegrityError(
-                f"checkpoint_manifest.json: format {plain['format']} is newer than this version's {FORMAT}"
-            )
-        for name in plain["files"]:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise IntegrityError(f"checkpoint_manifest.json: file name {name!r} leads out of the checkpoint")
+            raise NewerFormatError(f"{name}: format {plain['format']} is newer than this version's {FORMAT}")
+        for file in plain["files"]:
+            if PurePosixPath(file).is_absolute() or ".." in PurePosixPath(file).parts:
+                raise IntegrityError(f"{name}: file name {file!r} leads out of the checkpoint")
         for record in plain["components"].values():
-            lost = [name for copy in record["copies"].values() for name in copy["files"] if name not in plain["files"]]
+            lost = [file for copy in record["copies"].values() for file in copy["files"] if file not in plain["files"]]
             if lost:
-                raise IntegrityError(f"checkpoint_manifest.json: {lost[0]!r} is not in its list of files")
+                raise IntegrityError(f"{name}: {lost[0]!r} is not in its list of files")
         del plain["digest"]
         plain["nodes"] = tuple(ranks_of(node) for node in plain["nodes"])
         plain["metrics"] = {k: float(v) if isinstance(v, str) else v for k, v in plain["metrics"].items()}

@@ -12,9 +12,9 @@ import torch
 
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.component import Comparing, Differences, Elastic, Selecting
+from dcp_runner.checkpoint.like_model import Place, as_live, as_models
 from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord
 from dcp_runner.checkpoint.merge import blank, merge, prune
-from dcp_runner.checkpoint.placing import Place, as_live, as_models
 from dcp_runner.checkpoint.plan import sources
 from dcp_runner.checkpoint.reading import open_copy
 from dcp_runner.checkpoint.sharded import is_sharded

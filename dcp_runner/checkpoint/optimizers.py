@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -9,11 +10,20 @@ from typing import Any
 import torch
 
 from dcp_runner.checkpoint.component import Differences
+from dcp_runner.checkpoint.errors import UnstorableError
+from dcp_runner.checkpoint.grouping import options_of, stored_options, wrong_groups
 from dcp_runner.checkpoint.hints import hints
+from dcp_runner.checkpoint.inner import Part, parts, split
 from dcp_runner.checkpoint.merge import Keys
 from dcp_runner.checkpoint.modules import PLAIN, ModelState
-from dcp_runner.checkpoint.sharded import is_sharded
+from dcp_runner.checkpoint.own_state import check_own, only_own, put_own
+from dcp_runner.checkpoint.placing import place, placing, unplaced
 from dcp_runner.checkpoint.sharing import Traits
+
+log = logging.getLogger(__name__)
+
+Named = tuple[str, torch.Tensor, dict[str, Any], int]
+"""(name, parameter, group, number of the group)."""
 
 
 class OptimizerState:
@@ -22,14 +32,21 @@ class OptimizerState:
     A name that two of its models have is preceded by the model's key; a parameter of no model is named by its
     place. Options are those of the parameter's group, and the group's number. Torch's own get_optimizer_state_dict
     is not used: it takes a step where there is none, and loses options where groups change.
+
+    Where there is such a thing, it also has "shared", state of no single parameter; "own", what nothing but the
+    optimizer's own state_dict finds; "placed", see placing.py; and "inner", the optimizers inside it. Raises
+    UnstorableError for an optimizer of which something would be lost.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, models: Sequence[ModelState]) -> None:
         self.optimizer = optimizer
         self.models = list(models)
+        if lacking := [name for name in ("state", "param_groups") if not hasattr(optimizer, name)]:
+            raise self._refusal(f"it has no {' and no '.join(lacking)}; give the optimizer inside it instead")
+        self._first = {id(parameter) for _, parameter, _, _ in self._named()}
+        only_own(optimizer)
 
-    def _named(self) -> list[tuple[str, torch.Tensor, dict[str, Any], int]]:
-        """(name, parameter, group, number of the group)."""
+    def _named(self) -> list[Named]:
         known = {one: (model.key, name) for model in self.models for one, name in model.names().items()}
         found = [
             (*known.get(id(parameter), ("", f"{number}.{place}")), parameter, group, number)
@@ -40,54 +57,177 @@ class OptimizerState:
         return [(name if times[name] == 1 else f"{key}.{name}", *rest) for key, name, *rest in found]
 
     def state_dict(self) -> dict[str, Any]:
+        found = parts(self.optimizer)
+        state, placed = self._state(found)
+        more = self._unnamed(found) | {"placed": placed, "inner": [part.prefix for part in found[1:]]}
+        return {"state": state, "options": self._options()} | {key: value for key, value in more.items() if value}
+
+    def _state(self, found: Sequence[Part]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """State by name, and how it lies on the mesh."""
         named = self._named()
-        state = {name: dict(self.optimizer.state[p]) for name, p, _, _ in named if p in self.optimizer.state}
-        return {"state": state, "options": {name: _options(group) | {"group": n} for name, _, group, n in named}}
+        names = {id(parameter): name for name, parameter, _, _ in named}
+        state: dict[str, Any] = {name: {} for name, p, *_ in named if any(p in part.optimizer.state for part in found)}
+        placed: dict[str, Any] = {}
+        for parameter, key, value in (entry for part in found for entry in part.entries()):
+            if id(parameter) not in names:
+                raise self._refusal(f"it keeps {key!r} for a parameter that is in none of its groups")
+            name = names[id(parameter)]
+            state[name][key] = value
+            try:
+                texts = placing(value, parameter)
+            except ValueError as error:
+                raise self._refusal(f"{key!r} of {name} is {error}") from error
+            if texts:
+                placed.setdefault(name, {})[key] = texts
+        return state, placed
+
+    def _unnamed(self, found: Sequence[Part]) -> dict[str, Any]:
+        shared = {key: value for part in found for key, value in part.shared().items()}
+        return {"shared": shared, "own": only_own(self.optimizer)}
+
+    def _options(self) -> dict[str, dict[str, Any]]:
+        inside, options = self._groups_inside(), {}
+        for name, parameter, group, number in self._named():
+            options[name] = options_of(group) | {"group": number}
+            options[name] |= {} if id(parameter) in self._first else {"joined": True}
+            for prefix, other in inside.get(id(parameter), ()):
+                options[name] |= {f"{prefix}{key}": value for key, value in options_of(other).items()}
+        return options
+
+    def _groups_inside(self) -> dict[int, list[tuple[str, dict[str, Any]]]]:
+        """By id of a parameter (prefix, group) in optimizers inside, of groups that are not the outermost one's too."""
+        own = [id(group) for group in self.optimizer.param_groups]
+        found: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+        for part in parts(self.optimizer)[1:]:
+            for group in (group for group in part.optimizer.param_groups if id(group) not in own):
+                for parameter in group["params"]:
+                    found.setdefault(id(parameter), []).append((part.prefix, group))
+        return found
+
+    def _groups(self, numbers: Mapping[str, int]) -> dict[Any, list[str]]:
+        """Names by (prefix, group), the groups of the outermost by these numbers."""
+        inside, found = self._groups_inside(), {}  # type: dict[int, list[tuple[str, Any]]], dict[Any, list[str]]
+        for name, number in numbers.items():
+            found.setdefault(("", number), []).append(name)
+        for name, parameter, _, _ in self._named():
+            for prefix, group in inside.get(id(parameter), ()):
+                found.setdefault((prefix, id(group)), []).append(name)
+        return found
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        saved, options = state_dict["state"], state_dict["options"]
-        self.optimizer.state.clear()
+        options, own = state_dict["options"], state_dict.get("own")
+        self._join(options)
+        prefixes, inside = [part.prefix for part in parts(self.optimizer)], self._groups_inside()
         for name, parameter, group, _ in self._named():
-            if name in options:
-                group.update({key: value for key, value in options[name].items() if key != "group"})
-            if name in saved:
-                placed = {key: _place(key, value, parameter, group) for key, value in saved[name].items()}
-                self.optimizer.state[parameter] = placed
+            saved = stored_options(options.get(name, {}), prefixes)
+            for prefix, of in (("", group), *inside.get(id(parameter), ())):
+                of.update(saved[prefix])
+        self._put(state_dict)
+        if own:
+            put_own(self.optimizer, own)
+            self._put(state_dict)
+            check_own(self.optimizer, own)
+
+    def _put(self, state_dict: Mapping[str, Any]) -> None:
+        found, named = parts(self.optimizer), self._named()
+        prefixes = [part.prefix for part in found]
+        shared = split(state_dict.get("shared", {}), prefixes)
+        of: dict[str, dict[torch.Tensor, Any]] = {prefix: {} for prefix in prefixes}
+        for name, parameter, group, _ in named:
+            texts = state_dict.get("placed", {}).get(name, {})
+            if name in state_dict["state"]:
+                saved = state_dict["state"][name]
+                made = {k: place(v, parameter, texts.get(k, ()), _moved(k, group)) for k, v in saved.items()}
+                for prefix, items in split(made, prefixes).items():
+                    if items or not made:
+                        of[prefix][parameter] = items
+        for part in found:
+            part.put(of[part.prefix], shared[part.prefix])
+
+    def _join(self, options: Mapping[str, Any]) -> None:
+        """Add the parameters that joined the saved optimizer after its beginning, to the groups that they were in."""
+        joining, groups = self._joining(options), self.optimizer.param_groups
+        for number in sorted({options[name]["group"] for name in joining}):
+            names = [name for name in joining if options[name]["group"] == number]
+            parameters = [joining[name].requires_grad_() for name in names]
+            log.info("%s join the optimizer's group %d, as in the checkpoint", ", ".join(names), number)
+            if number < len(groups):
+                groups[number]["params"] += parameters
+            else:
+                own = stored_options(options[names[0]], [part.prefix for part in parts(self.optimizer)])[""]
+                self.optimizer.add_param_group({"params": parameters, **own})
+
+    def _joining(self, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """By name, parameters of the models that are in no group here, and joined a group in what was saved."""
+        live = {id(parameter) for _, parameter, _, _ in self._named()}
+        free = self._of_models()
+        return {n: free[n] for n in options if options[n].get("joined") and n in free and id(free[n]) not in live}
+
+    def _of_models(self) -> dict[str, torch.Tensor]:
+        """All parameters of the models, by the names that they have or would have in the optimizer."""
+        found = {f"{model.key}.{name}": one for model in self.models for name, one in model.module.named_parameters()}
+        for model in self.models:
+            found |= dict(model.module.named_parameters())
+        return found | {name: parameter for name, parameter, _, _ in self._named()}
 
     def layout(self) -> Any:
         """What a saved state is placed like: each tensor of a parameter's state like the parameter."""
-        named = self._named()
-        return {"state": {name: _Everything(p) for name, p, *_ in named}} | {"options": self.state_dict()["options"]}
+        state = {name: _Everything(parameter) for name, parameter in self._of_models().items()}
+        return {"state": state, "options": self._options()} | self._unnamed(parts(self.optimizer))
 
     def wanted(self) -> Callable[[Keys], bool]:
         """Whether this rank takes the item of a saved state that has these keys."""
-        live = {name for name, *_ in self._named()}
-        return lambda keys: len(keys) != 2 or keys[1] in live
+        live = {*self._of_models()}
+        return lambda keys: len(keys) != 2 or keys[0] not in ("state", "options", "placed") or keys[1] in live
 
     def differences(self, state: dict[str, Any]) -> Differences:
         if not {"state", "options"} <= set(state):
             return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
-        options = state["options"]
-        named = self._named()
-        live = {name for name, *_ in named}
+        options, joining = state["options"], self._joining(state["options"])
+        numbers = {name: number for name, _, _, number in self._named()}
         elsewhere = {name for model in self.models for name in model.names_elsewhere}
-        found = Differences(hints(sorted(live - set(options)), options))
-        found.unexpected = hints([name for name in options if name not in live and name not in elsewhere], live)
-        first: dict[int, str] = {}
-        for name, _, _, number in named:
-            one = first.setdefault(number, name)
-            if name in options and one in options:
-                mine, other = ({k: v for k, v in options[n].items() if k != "group"} for n in (name, one))
-                changed = sorted(key for key in mine.keys() | other.keys() if not _equal(mine.get(key), other.get(key)))
-                if changed:
-                    found.wrong.append(
-                        f"{name} and {one} are in one group here, and were saved with different {changed}"
-                    )
+        found = Differences(hints(sorted(numbers.keys() - set(options)), options))
+        numbers |= {name: options[name]["group"] for name in joining}
+        unknown = [name for name in options if name not in numbers and name not in elsewhere]
+        free = self._of_models()
+        found.unexpected = hints([name for name in unknown if name not in free], numbers)
+        found.unexpected += [
+            f"{name}, which is in no group here; add it before the load" for name in unknown if name in free
+        ]
+        prefixes = [part.prefix for part in parts(self.optimizer)]
+        found.wrong = [*self._wrong_inside(state, numbers), *wrong_groups(options, self._groups(numbers), prefixes)]
+        found.wrong += self._unplaced(state)
         return found
+
+    def _wrong_inside(self, state: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
+        saved, here = state.get("inner", []), [part.prefix for part in parts(self.optimizer)[1:]]
+        if saved != here:
+            text = [", ".join(prefix.rstrip(".") for prefix in prefixes) or "none" for prefixes in (saved, here)]
+            yield f"an optimizer with others inside it was saved ({text[0]}), here they are {text[1]}"
+        places = [(name, options["group"]) for name, options in state["options"].items()]
+        if "own" in state and sorted(places, key=_second) != sorted(numbers.items(), key=_second):
+            yield (
+                f"{', '.join(state['own'])} of the saved {type(self.optimizer).__name__} cannot be re-cut: it is known "
+                "to nothing but its own state_dict(), and goes with the same parameters in the same groups"
+            )
+
+    def _unplaced(self, state: Mapping[str, Any]) -> Iterator[str]:
+        """What was saved on another mesh, and cannot be cut for this one."""
+        for name, parameter in self._of_models().items():
+            texts = state.get("placed", {}).get(name, {})
+            for key, value in state["state"].get(name, {}).items():
+                for why in unplaced(value, parameter, texts.get(key, ())):
+                    yield (
+                        f"{name}: {key!r} of {type(self.optimizer).__name__} cannot be re-cut: {why}; resume on the "
+                        "mesh of the checkpoint, or with resume_skip=[optimizer]"
+                    )
 
     def sharing_traits(self) -> Traits:
         models = [model.sharing_traits() for model in self.models]
         return models[0] if models else PLAIN
+
+    def _refusal(self, why: str) -> UnstorableError:
+        return UnstorableError(f"{type(self.optimizer).__name__} cannot be stored: {why}")
 
 
 class _Everything(Mapping[str, Any]):
@@ -106,22 +246,10 @@ class _Everything(Mapping[str, Any]):
         return 0
 
 
-def _options(group: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+def _moved(name: Any, group: Mapping[str, Any]) -> bool:
+    """Whether it goes to the parameter's device: all but the step counter, unless the group wants it there."""
+    return str(name).rpartition(".")[2] != "step" or bool(group.get("capturable") or group.get("fused"))
 
 
-def _place(key: str, value: Any, parameter: torch.Tensor, group: dict[str, Any]) -> Any:
-    """On the parameter's device, in its saved dtype; the step counter stays on the CPU unless the group wants it on
-    the device.
-    """
-    if not isinstance(value, torch.Tensor) or is_sharded(value):
-        return value
-    if key == "step" and not (group.get("capturable") or group.get("fused")):
-        return value
-    return value.to(parameter.device)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
-        return one.shape == other.shape and one.dtype == other.dtype
-    return type(one) is type(other) and bool(one == other)
+def _second(pair: tuple[str, int]) -> int:
+    return pair[1]

@@ -1,6 +1,7 @@
 """A save: the ranks walk through the phases together, and the checkpoint exists when the last one is agreed.
 
-    1. plan      (rank 0) make the staging folder; (all) settle what the first holder decides, take the states apart
+    1. plan      (rank 0) make the staging folder, let files be added to it;
+                 (all) settle what the first holder decides, take the states apart
     2. stage     (all) digest every tensor
     3. verify    (all) compare the holders of each copy
     4. write     (writers) write and flush their parts, (all) tell the records of their files
@@ -16,7 +17,7 @@ import contextlib
 import json
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,18 +26,22 @@ import torch
 
 from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.comm import Comm
-from dcp_runner.checkpoint.digest import hash_bytes
-from dcp_runner.checkpoint.errors import CheckpointError
+from dcp_runner.checkpoint.digest import hash_bytes, hash_file
+from dcp_runner.checkpoint.errors import CheckpointError, UnstorableError
+from dcp_runner.checkpoint.files import open_regular
 from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord, FileRecord
 from dcp_runner.checkpoint.plan import stem
 from dcp_runner.checkpoint.settling import settle
 from dcp_runner.checkpoint.skeleton import Json
 from dcp_runner.checkpoint.staging import Staged, digest, stage, take_apart
-from dcp_runner.checkpoint.storage import MANIFEST, Storage
+from dcp_runner.checkpoint.storage import MANIFEST, Storage, flush, listing
 from dcp_runner.checkpoint.tensorfile import encode
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.checkpoint.tree import Flat
 from dcp_runner.checkpoint.verify import verify
+
+AddFiles = Callable[[Path], object]
+"""Called on rank 0 with the folder that becomes the checkpoint; whatever files it writes there become part of it."""
 
 
 class Stopwatch:
@@ -62,13 +67,22 @@ def save(
     attempt: str,
     metrics: Mapping[str, float],
     config: str,
+    add_files: AddFiles | None = None,
 ) -> Path:
     """Save all components; the path of the committed checkpoint, on every rank. Raises CheckpointError on all
     living ranks.
     """
     staging, watch = storage.staging(step, attempt), Stopwatch()
+    added: dict[str, FileRecord] = {}
+
+    def begin() -> int:
+        _begin(storage, step, attempt)
+        if add_files is not None:
+            added.update(_add_files(add_files, staging))
+        return step
+
     try:
-        first = comm.from_first("plan", lambda: _begin(storage, step, attempt))
+        first = comm.from_first("plan", begin)
         settle(bound, comm)
         staged = stage(bound, comm.agree("plan", lambda: _plan(bound, step, first, metrics)), comm)
         watch.lap("plan")
@@ -84,7 +98,7 @@ def save(
             manifest = _manifest(
                 [one.bound for one in staged], topology, gathered, watch, step, attempt, metrics, config
             )
-            files = dict(manifest.files) | _write_indexes(staged, gathered, storage, staging)
+            files = dict(manifest.files) | _write_indexes(staged, gathered, storage, staging) | added
             manifest = CheckpointManifest(**{**manifest.__dict__, "files": files})
             storage.write(staging / MANIFEST, [manifest.render(hash_bytes)])
 
@@ -106,11 +120,28 @@ def save(
         raise CheckpointError(error.phase, error.failures, error.alive, kept) from error
 
 
-def _begin(storage: Storage, step: int, attempt: str) -> int:
+def _begin(storage: Storage, step: int, attempt: str) -> None:
     if type(step) is not int or step < 0:
         raise ValueError(f"a step is a whole number from 0 on; found {step!r}")
     storage.begin(step, attempt)
-    return step
+
+
+def _add_files(add_files: AddFiles, staging: Path) -> dict[str, FileRecord]:
+    """Let files be written into the staging folder, while it is empty; ours never overwrite one. Their records.
+
+    Raises UnstorableError for links and special files.
+    """
+    add_files(staging)
+    sizes = listing(staging)
+    special = [name for name, size in sizes.items() if size is None]
+    if special:
+        raise UnstorableError(f"add_files: a checkpoint holds regular files only; found {', '.join(special)}")
+    records = {}
+    for name, size in sizes.items():
+        flush(staging, name)
+        with open_regular(staging / name) as file:
+            records[name] = FileRecord(size or 0, hash_file(file))
+    return records
 
 
 def _plan(bound: Sequence[Bound], step: int, first: int, metrics: Mapping[str, float]) -> list[Flat]:

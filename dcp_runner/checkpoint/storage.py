@@ -14,11 +14,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
-from dcp_runner.checkpoint.errors import IntegrityError, SupersededError
+from dcp_runner.checkpoint.errors import SupersededError
+from dcp_runner.checkpoint.files import writing
+from dcp_runner.checkpoint.links import point
 
 MANIFEST = "checkpoint_manifest.json"
 IGNORED = (".nfs",)
@@ -55,14 +59,17 @@ class Storage:
 
     def steps(self) -> list[int]:
         """Steps of the folders named as committed checkpoints, ascending."""
-        if not self.root.is_dir():
+        try:
+            with os.scandir(self.root) as entries:
+                matches = [re.fullmatch(r"checkpoint-(\d+)", entry.name) for entry in entries if entry.is_dir()]
+        except FileNotFoundError:
             return []
-        matches = (re.fullmatch(r"checkpoint-(\d+)", entry.name) for entry in self.root.iterdir() if entry.is_dir())
         return sorted(int(match[1]) for match in matches if match)
 
     def leave_mark(self) -> str:
         """Make the root and a file in it, for the other ranks to see; its name."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
+        flush_way(self.root)
         mark = f".mark-{os.getpid()}-{os.urandom(4).hex()}"
         (self.root / mark).touch()
         return mark
@@ -86,7 +93,7 @@ class Storage:
             raise FileExistsError(
                 f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
             )
-        self.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self.root)
         self.discard(self.staging(step, attempt))
         self.staging(step, attempt).mkdir()
 
@@ -95,15 +102,16 @@ class Storage:
 
         Makes folders inside the staging folder, but never that itself: where it was discarded, a late writer must fail.
         """
-        if path.parent.parent != self.root:
-            path.parent.mkdir(exist_ok=True)
-        with path.open("xb") as file:
-            for buffer in buffers:
-                file.write(buffer)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        sync(path.parent)
+        with writing(path):
+            if path.parent.parent != self.root:
+                path.parent.mkdir(exist_ok=True)
+            with path.open("xb") as file:
+                for buffer in buffers:
+                    file.write(buffer)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            sync(path.parent)
         return size
 
     def commit(self, step: int, attempt: str) -> Path:
@@ -112,14 +120,8 @@ class Storage:
         self._check_claim()
         os.rename(self.staging(step, attempt), self.path(step))
         sync(self.root)
-        self._point_latest(self.path(step).name)
+        point(self.root / "latest", self.path(step).name, beside=self.root / ".latest")
         return self.path(step)
-
-    def _point_latest(self, name: str) -> None:
-        link = self.root / ".latest"
-        link.unlink(missing_ok=True)
-        link.symlink_to(name)
-        os.replace(link, self.root / "latest")
 
     def discard(self, folder: Path) -> None:
         """Remove a folder: first its name, then what it holds, so that a late writer finds nothing to rename."""
@@ -154,28 +156,58 @@ class Storage:
         self.discard(self.path(step))
 
 
-def listing(folder: Path) -> dict[str, int]:
-    """Relative path -> size of every file in a checkpoint but its manifest.
+def listing(folder: Path) -> dict[str, int | None]:
+    """Relative path -> size of every regular file in a checkpoint but its manifest; None for a link or special file,
+    which is not followed.
 
-    Raises IntegrityError for whatever is no regular file or folder: nothing that leads out of the checkpoint is
-    followed.
+    Raises OSError where a folder in it cannot be read.
     """
-    sizes: dict[str, int] = {}
-    for parent, folders, files in os.walk(folder):
+    sizes: dict[str, int | None] = {}
+    for parent, folders, files in os.walk(folder, onerror=_raise):
         for name in (*folders, *files):
             path = Path(parent, name)
-            if path.is_symlink() or not (path.is_dir() or path.is_file()):
-                raise IntegrityError(f"{path.relative_to(folder)}: is a link or a special file")
-        for name in files:
-            relative = Path(parent, name).relative_to(folder).as_posix()
-            if relative != MANIFEST and not name.startswith(IGNORED):
-                sizes[relative] = Path(parent, name).stat().st_size
+            relative, about = path.relative_to(folder).as_posix(), path.lstat()
+            if not stat.S_ISDIR(about.st_mode) and relative != MANIFEST and not name.startswith(IGNORED):
+                sizes[relative] = about.st_size if stat.S_ISREG(about.st_mode) else None
     return sizes
 
 
-def sync(folder: Path) -> None:
-    """Flush a folder's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+def flush_way(folder: Path) -> None:
+    """Flush the folders that lead to this one on its file system, whoever made them, as far as this user may."""
+    for above in folder.resolve().parents:
+        with suppress(OSError):  # their owner has flushed them, as a rule long ago
+            sync(above)
+        if above.is_mount():
+            break
+
+
+def flush(folder: Path, name: str) -> None:
+    """Bring a file that others have written onto the disk, with the folders that lead to it. Raises FileAccessError."""
+    with writing(folder / name):
+        sync(folder / name)
+        for parent in Path(name).parents:
+            sync(folder / parent)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, each flushed into the one that holds it: a power failure takes none away.
+
+    Raises FileAccessError.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        with writing(folder):
+            folder.mkdir(exist_ok=True)
+            sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Flush a folder's entries, or a file's bytes, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -15,18 +15,19 @@ any part can be checked alone.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from dcp_runner.checkpoint.box import Box
-from dcp_runner.checkpoint.digest import BLOCK, TensorDigest, dtype_name, hash_bytes, host_bytes
-from dcp_runner.checkpoint.errors import IntegrityError
+from dcp_runner.checkpoint.digest import BLOCK, TensorDigest, dtype_name, hash_bytes, hash_file, host_bytes
+from dcp_runner.checkpoint.errors import IntegrityError, NewerFormatError
+from dcp_runner.checkpoint.files import open_regular, reading
 from dcp_runner.checkpoint.skeleton import Json
 
 FORMAT = 1
@@ -100,19 +101,15 @@ class Stored:
 class TensorFile:
     """A file opened for reading; a context manager.
 
-    `name` is the path inside the checkpoint, for messages. Raises IntegrityError, on opening or on reading, where a
-    byte is not what was written.
+    `name` is the path inside the checkpoint, for messages. Raises, on opening or on reading, IntegrityError where a
+    byte is not what was written, FileAccessError where it cannot be read.
     """
 
     def __init__(self, path: Path, name: str, *, size: int, digest: str) -> None:
-        self.name = name
-        try:
-            self._file: BufferedReader = path.open("rb")
-        except OSError as error:
-            raise IntegrityError(f"{name}: cannot be opened: {error.strerror}") from error
-        with ExitStack() as on_failure:
-            on_failure.callback(self._file.close)
-            self._data, self.about, self.tensors = self._open(path.stat().st_size, size, digest)
+        self.name, self._path = name, path
+        with reading(path, name), ExitStack() as on_failure:
+            self._file = on_failure.enter_context(open_regular(path))
+            self._data, self.about, self.tensors = self._open(size, digest)
             on_failure.pop_all()
         self._checked: set[tuple[str, int]] = set()
 
@@ -120,9 +117,11 @@ class TensorFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        with reading(self._path, self.name):
+            self._file.close()
 
-    def _open(self, found: int, size: int, digest: str) -> tuple[int, dict[str, Json], dict[str, Stored]]:
+    def _open(self, size: int, digest: str) -> tuple[int, dict[str, Json], dict[str, Stored]]:
+        found = os.fstat(self._file.fileno()).st_size
         if found != size:
             raise IntegrityError(f"{self.name}: has {found} bytes, the manifest says {size}")
         prefix = self._file.read(PREFIX)
@@ -133,7 +132,7 @@ class TensorFile:
         table = json.loads(header)
         about = json.loads(table.pop("__metadata__")[INDEX])
         if about["format"] > FORMAT:
-            raise IntegrityError(f"{self.name}: format {about['format']} is newer than this version's {FORMAT}")
+            raise NewerFormatError(f"{self.name}: format {about['format']} is newer than this version's {FORMAT}")
         return PREFIX + length, about, {name: _stored(table[name], extra) for name, extra in about["tensors"].items()}
 
     def read(self, name: str, start: int, target: memoryview) -> None:
@@ -157,8 +156,10 @@ class TensorFile:
 
     def _fill(self, name: str, number: int, block: memoryview) -> None:
         stored = self.tensors[name]
-        self._file.seek(self._data + stored.start + number * BLOCK)
-        if self._file.readinto(block) != len(block):
+        with reading(self._path, self.name):
+            self._file.seek(self._data + stored.start + number * BLOCK)
+            count = self._file.readinto(block)
+        if count != len(block):
             raise IntegrityError(f"{self.name}: ends inside tensor {name!r}")
         found, expected = hash_bytes(block), stored.blocks[number]
         if found != expected:
@@ -179,7 +180,8 @@ def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> Stored:
 
 
 def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
-    """Check a file that is not a tensor file as a whole. Raises IntegrityError."""
-    data = path.read_bytes()
-    if len(data) != size or hash_bytes(data) != digest:
+    """Check a file that is not one of ours as a whole. Raises IntegrityError, FileAccessError."""
+    with reading(path, name), open_regular(path) as file:
+        found, hashed = os.fstat(file.fileno()).st_size, hash_file(file)
+    if found != size or hashed != digest:
         raise IntegrityError(f"{name}: the bytes are not those that were written")

@@ -187,7 +187,7 @@ class Verdicts:
 
 
 def _told(error: BaseException) -> tuple[str, str]:
-    return type(error).__name__, str(error) or repr(error)
+    return type(error).__name__, " ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])
 
 
 def _is_consequence(error: BaseException) -> bool:

@@ -2,7 +2,7 @@
 
 <run_dir>/attempts/1/.hydra/{config,hydra,overrides}.yaml
 <run_dir>/attempts/2/...
-<run_dir>/.hydra -> attempts/2/.hydra
+<run_dir>/.hydra -> attempts/2/.hydra        for people; never read
 <run_dir>/logs/
 """
 
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+
+from dcp_runner.checkpoint.links import point
 
 ATTEMPTS, LOGS, OUTCOMES = "attempts", "logs", "outcomes"
 
@@ -36,9 +38,7 @@ def new_attempt(run_dir: Path, hydra_files: Mapping[str, str]) -> int:
     written.mkdir()
     for name, text in hydra_files.items():
         (written / name).write_text(text, encoding="utf-8")
-    link = run_dir / f".hydra.{number}"
-    link.symlink_to(Path(ATTEMPTS) / str(number) / ".hydra")
-    link.replace(run_dir / ".hydra")
+    point(run_dir / ".hydra", Path(ATTEMPTS, str(number), ".hydra"), beside=run_dir / f".hydra.{number}")
     return number
 
 

@@ -18,18 +18,19 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 from dcp_runner.launch.folder import OUTCOMES, attempt_dir
 from dcp_runner.launch.job import Job
-from dcp_runner.launch.outcomes import Ended, Exit, left_notes, note_leaving
-from dcp_runner.launch.rank import entry, run_rank
+from dcp_runner.launch.outcomes import Ended, Exit, Left, left_notes, note_leaving, read_all, write
+from dcp_runner.launch.rank import Recorded, entry, run_rank
 from dcp_runner.launch.world import Starter, from_env
 from dcp_runner.train.signals import STOP_SIGNALS, StopFlag, asked
 
@@ -67,7 +68,6 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         signals_to_handle="SIGHUP,SIGQUIT",
         shutdown_timeout=LEAVE_S,
     )
-    notes = attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES
     failed: dict[int, int] = {}
     stopped_by: int | None = None
     cut_short = False
@@ -87,25 +87,27 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         print("stopping: the ranks save and leave; once more ends them at once", file=sys.stderr, flush=True)
         raise SignalException(f"signal {number}", signal.Signals(number))
 
-    with _quiet(), _handling(stop):
+    with _quiet(), _handling(stop), TemporaryDirectory(prefix="dcp_runner-") as own:
         try:
-            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started, early)
+            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started, early, Path(own))
         except ChildFailedError as error:
             failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except SignalException as request:
             stopped_by = request.sigval
         finally:
             _kill(ranks())
-    return Ended(_exits(size, failed, notes, cut_short), stopped_by)
+        folders = [attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, Path(own)]
+        left = {rank: note for folder in folders for rank, note in left_notes(folder).items()}
+        failures = {outcome.rank: outcome for folder in folders for outcome in read_all(folder)}
+    return Ended(_exits(size, failed, left, cut_short), stopped_by, list(failures.values()))
 
 
-def _exits(size: int, failed: dict[int, int], notes: Path, cut_short: bool) -> list[Exit]:
+def _exits(size: int, failed: dict[int, int], left: Mapping[int, Left], cut_short: bool) -> list[Exit]:
     """How every rank ended: from its note, else from what elastic saw, else it was killed. The wordless come first.
 
     An unseen one was killed by elastic if a death was seen that must have come before, or if the whole grace has
     passed since the first note of a failure; and by us if somebody asked twice to stop (`cut_short`).
     """
-    left = left_notes(notes)
     first = min((note.time for note in left.values() if note.code), default=time.time())
     late = time.time() - first >= LEAVE_S
     after = cut_short or late or any(rank not in left for rank in failed)
@@ -115,7 +117,7 @@ def _exits(size: int, failed: dict[int, int], notes: Path, cut_short: bool) -> l
     return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
 
 
-def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early: int | None) -> None:
+def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early: int | None, own: Path) -> None:
     """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, through the launcher.
 
     No rank talks to the store before all have been forked: the store's thread looks up who connects, and a process
@@ -137,11 +139,21 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     ended = run_rank(job, world, stop)
-    note_leaving(attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, world.rank, ended.code)
+    _leave_notes(ended, world.rank, attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, own)
     sys.stdout.flush()
     sys.stderr.flush()
     if ended.code:
         os._exit(ended.code)  # threads that still wait for a dead peer must not keep a rank alive
+
+
+def _leave_notes(ended: Recorded, rank: int, notes: Path, own: Path) -> None:
+    """How this rank ended: in the run folder, or where that is full, gone or unwritable in the launcher's own."""
+    try:
+        note_leaving(notes, rank, ended.code)
+    except OSError:
+        note_leaving(own, rank, ended.code)
+    if ended.outcome and not ended.noted:
+        write(own, ended.outcome)
 
 
 def _die_with(launcher: int) -> None:

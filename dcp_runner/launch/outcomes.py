@@ -84,6 +84,8 @@ class Ended:
     """In the order of their ends."""
     stopped_by: int | None = None
     """The signal that the launcher was given and has passed on."""
+    outcomes: Sequence[Outcome] = ()
+    """Of the ranks that failed."""
 
     @property
     def exit_code(self) -> int:

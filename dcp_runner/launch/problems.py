@@ -34,6 +34,7 @@ _AT_LEAST = {
     "data.workers": 0,
     "schedule.warmup_steps": 0,
     "schedule.min_ratio": 0,
+    "schedule.steps": 1,
     "checkpoint.every_steps": 1,
     "checkpoint.keep.last": 1,
     "checkpoint.keep.best": 0,
@@ -80,7 +81,27 @@ def target_problems(config: RunConfig) -> list[str]:
     except LookupError as error:
         return [*found, f"parallel.strategy={config.parallel.strategy}: {error.args[0]}"]
     found += signature_problems("parallel.options", strategy, list(config.parallel.options), complete=False)
-    return found or [*_strategy_problems(config, strategy)]
+    return found or [*_no_options(config), *_strategy_problems(config, strategy)]
+
+
+def _no_options(config: RunConfig) -> Iterator[str]:
+    """Keys of `optim` that its groups do not have as options. Builds model and optimizer, without data."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    if not config.resume_override:
+        return
+    try:
+        trained = [parameter for parameter in _outline(config).parameters() if parameter.requires_grad]
+        groups = instantiate(config.optim, trained, _convert_="all").param_groups
+    except InstantiationException as error:
+        yield f"optim: building it fails: {error.__cause__ or error}"
+        return
+    options = sorted({key for group in groups for key in group} - {"params", "param_names"})
+    for key in config.resume_override:
+        if (option := key.removeprefix("optim.")) not in options:
+            near = did_you_mean(option, options, below="optim.")
+            yield f"resume_override: {key} is no option of the optimizer's groups{near or f'; they are {options}'}"
 
 
 def _strategy_problems(config: RunConfig, kind: Any) -> Iterator[str]:
@@ -167,14 +188,23 @@ def _names(config: RunConfig, exists: Callable[[str], bool]) -> Iterator[str]:
         yield from _unknown("checkpoint.validation_for", name, components)
     for name in config.resume_skip:
         yield from _unknown("resume_skip", name, components)
-    keys = [*_dotted_keys(to_plain(config))]
-    for key in config.resume_override:
-        if key not in keys:
-            yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, keys)}"
+    yield from _overridden(config)
     resume = str(config.resume)
     if not (resume in _RESUME_WORDS or resume.isdecimal() or exists(resume)):
         near = did_you_mean(resume, _RESUME_WORDS)
         yield f"resume={resume}: {', '.join(_RESUME_WORDS)}, a step, or an existing path{near}"
+
+
+def _overridden(config: RunConfig) -> Iterator[str]:
+    keys = [*_dotted_keys(to_plain(config))]
+    for key in config.resume_override:
+        if key not in keys:
+            yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, keys)}"
+        elif not key.startswith("optim.") or key.startswith("optim._"):
+            yield (
+                f"resume_override: a checkpoint holds no value of {key!r}, so there is none to override; expected "
+                "options of the optimizer, as `optim.lr`. Every other key has its new value without it"
+            )
 
 
 def _unknown(where: str, name: str, known: tuple[str, ...]) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
@@ -52,11 +52,11 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> Recorded:
         stop=stop,
     )
     own_log = log_file(context.run_dir, rank)
-    console.setup(rank, own_log)
-    if rank:
-        console.divert_stdout(own_log)
-    log.info("%s", world or "one rank, in this process")
     with Recorded(context) as recorded:
+        console.setup(rank, own_log)
+        if rank:
+            console.divert_stdout(own_log)
+        log.info("%s", world or "one rank, in this process")
         if world is not None and size > 1:
             from torch._C._distributed_c10d import PrefixStore
 
@@ -76,24 +76,29 @@ class Recorded(AbstractContextManager["Recorded"]):
         self.code = 0
         """For the process."""
         self.outcome: outcomes.Outcome | None = None
-        """The note, if this rank failed."""
+        """How it failed, if it did."""
+        self.noted = False
+        """Whether the run folder has a note of that; not where it is full, gone or unwritable."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         self.code = outcomes.exit_code(error)
         if error is not None and not isinstance(error, KeyboardInterrupt) and not _is_plain_exit(error):
-            self.outcome = self._note(error)
+            self.outcome = self._record(error)
         return True
 
-    def _note(self, error: BaseException) -> outcomes.Outcome:
-        from dcp_runner.checkpoint.errors import CheckpointError
+    def _record(self, error: BaseException) -> outcomes.Outcome:
+        from dcp_runner.checkpoint.errors import CheckpointError, FileAccessError
 
-        expected = isinstance(error, (CheckpointError, ConfigError, TrainError))
+        expected = isinstance(error, (CheckpointError, ConfigError, FileAccessError, TrainError))
         outcome = outcomes.outcome_of(error, self._context.rank, expected=expected)
         notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
-        outcomes.write(notes, outcome)
+        with suppress(OSError):  # what cannot be written here either may be the very error that is recorded
+            outcomes.write(notes, outcome)
+            self.noted = True
         if outcome.is_consequence:
             outcomes.linger(notes, self._context.world_size)
-        log.error("this rank failed", exc_info=error, extra=console.FILE_ONLY)
+        with suppress(FileAccessError):
+            log.error("this rank failed", exc_info=error, extra=console.FILE_ONLY)
         return outcome
 
 

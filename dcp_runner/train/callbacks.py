@@ -5,7 +5,9 @@ restored, by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dcp_runner.checkpoint.component import Differences, Stateful
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Override what you need; every method is called on every rank."""
+    """Override what you need; every method but `add_files` is called on every rank."""
 
     def on_start(self, trainer: Trainer) -> None:
         """After a resume, before the first step."""
@@ -28,11 +30,25 @@ class Callback:
         records too, for `checkpoint.keep.metric`.
         """
 
+    def add_files(self, trainer: Trainer, folder: Path) -> None:
+        """Before a checkpoint is committed, on rank 0 alone: files written into `folder` become part of it."""
+
     def on_save(self, trainer: Trainer, path: Path) -> None:
-        """After a checkpoint is committed."""
+        """After a checkpoint is committed. Nothing is written into it any more: `add_files` is for that."""
 
     def on_end(self, trainer: Trainer) -> None:
         """After the last step and its save."""
+
+
+class _Named(AbstractContextManager["_Named"]):
+    """Adds to an error whose it is."""
+
+    def __init__(self, note: str) -> None:
+        self._note = note
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if error is not None:
+            error.add_note(self._note)
 
 
 class Callbacks:
@@ -46,8 +62,9 @@ class Callbacks:
         self.apart = {name: self.by_name[name] for name in apart}
 
     def call(self, hook: str, *arguments: Any) -> None:
-        for callback in self.by_name.values():
-            getattr(callback, hook)(*arguments)
+        for name, callback in self.by_name.items():
+            with _Named(f"(in {hook} of the callback {name!r})"):
+                getattr(callback, hook)(*arguments)
 
     def _stateful(self) -> dict[str, Stateful]:
         stateful = {name: callback for name, callback in self.by_name.items() if isinstance(callback, Stateful)}

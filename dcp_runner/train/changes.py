@@ -31,18 +31,21 @@ class Change:
     effect: str
 
 
-def changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Collection[str]) -> list[Change]:
+def changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Collection[str], rate: str = "") -> list[Change]:
     """Every key whose value differs, in the order of the new configuration.
 
     Options of the optimizer are part of its saved state: the checkpoint's value stays, unless the key is in `override`.
+    `rate` says what comes of the learning rate; it is told with the keys that shape its curve.
     """
     before, after = dict(_flat(old)), dict(_flat(new))
     keys = [*after, *(key for key in before if key not in after)]
     changed = [key for key in keys if before.get(key) != after.get(key) and key.split(".")[0] not in IGNORED]
-    return [Change(key, before.get(key), after.get(key), _effect(key, override)) for key in changed]
+    return [Change(key, before.get(key), after.get(key), _effect(key, override, rate)) for key in changed]
 
 
-def _effect(key: str, override: Collection[str]) -> str:
+def _effect(key: str, override: Collection[str], rate: str) -> str:
+    if rate and (key == "trainer.max_steps" or key.startswith("schedule.")):
+        return f"new value; {rate}"
     if not key.startswith("optim.") or key == "optim._target_":
         return "new value"
     return (

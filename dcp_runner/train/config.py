@@ -131,8 +131,8 @@ class DataConfig:
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay down to `min_ratio` at
-    `trainer.max_steps`.
+    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay down to `min_ratio` at step
+    `steps`, where it stays.
     """
 
     decay: Decay = Decay.cosine
@@ -141,6 +141,9 @@ class ScheduleConfig:
     """Steps of linear warm-up from 0."""
     min_ratio: float = 0.1
     """The factor that the decay ends with."""
+    steps: int | None = None
+    """Steps that the curve runs over, warm-up included; null: `trainer.max_steps`. A run that goes on to a larger
+    `trainer.max_steps` keeps its learning rate where this holds the old one."""
 
 
 @dataclass(kw_only=True)
@@ -160,8 +163,9 @@ class TrainerConfig:
     precision: Precision = Precision.fp32
     """fp32, or bf16 autocast."""
     nonfinite: NonFinite = NonFinite.stop
-    """What a loss, a gradient norm or an evaluation that is not finite does: stop ends the run with an error before
-    the optimizer's step, and nothing is saved at or after that step; warn only says so."""
+    """What a loss or a gradient norm that is not finite does: stop ends the run with an error before the optimizer's
+    step, and nothing is saved at or after that step; warn only says so. The same for an evaluation, and for weights
+    that are to be saved."""
     device: Device = Device.auto
     """auto takes CUDA where there is a GPU for every rank."""
 

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: what a rank has of them, and one text about all ranks."""
+"""What is not finite: what a rank has of it, and one text about all ranks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
-from torch import nn
 
 from dcp_runner.checkpoint.errors import rank_text
 from dcp_runner.checkpoint.sharded import is_sharded
@@ -18,11 +17,13 @@ def not_finite(values: dict[str, float | None]) -> list[str]:
     return [f"{name} {value}" for name, value in values.items() if value is not None and not math.isfinite(value)]
 
 
-def bad_gradients(parameters: Iterable[tuple[str, nn.Parameter]]) -> list[str]:
-    """One line about the gradients that are not finite in what this rank holds of them; none where all are."""
-    names = [name for name, parameter in parameters if not _finite(parameter.grad)]
+def bad_tensors(kind: str, tensors: Iterable[tuple[str, Any]]) -> list[str]:
+    """One line about those of the named tensors (None: there is none) that are not finite in what this rank holds of
+    them; none where all are.
+    """
+    names = [name for name, tensor in tensors if not _finite(tensor)]
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return [f"gradient of {names[0]}{more}"] if names else []
+    return [f"{kind} {names[0]}{more}"] if names else []
 
 
 def by_ranks(found: Sequence[Sequence[str]]) -> str:
@@ -37,6 +38,6 @@ def by_ranks(found: Sequence[Sequence[str]]) -> str:
     return "; ".join(f"{line} (rank{'s'[: len(those) > 1]} {rank_text(those)})" for line, those in rarest)
 
 
-def _finite(grad: Any) -> bool:
-    local = grad.to_local() if is_sharded(grad) else grad
+def _finite(tensor: Any) -> bool:
+    local = tensor.to_local() if is_sharded(tensor) else tensor
     return local is None or bool(torch.isfinite(local).all())

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ from dcp_runner.train.agreement import StepOutcome, agree, mean
 from dcp_runner.train.callbacks import Callbacks
 from dcp_runner.train.config import NonFinite, TrainerConfig
 from dcp_runner.train.errors import NonFiniteError
-from dcp_runner.train.finite import bad_gradients, by_ranks, not_finite
+from dcp_runner.train.finite import bad_tensors, by_ranks, not_finite
 from dcp_runner.train.gradients import clip
 from dcp_runner.train.modes import switch
 from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, superfluous
@@ -105,8 +105,9 @@ class Trainer:
         own = None if loss is None else float(loss)
         outcome = agree(own, float(norm), policy.overdue(), self.stop.signal)
         if not outcome.finite:
-            found = not_finite({"loss": own, "gradient norm": float(norm)})
-            self._not_finite(self.progress.step + 1, found + bad_gradients(self.model.named_parameters()))
+            gradients = [(name, parameter.grad) for name, parameter in self.model.named_parameters()]
+            found = not_finite({"loss": own, "gradient norm": float(norm)}) + bad_tensors("gradient of", gradients)
+            self._not_finite(self.progress.step + 1, found)
         if self.config.clip_norm is not None:
             clip(self.model.parameters(), self.config.clip_norm, norm)
         lr = float(self.scheduler.get_last_lr()[0])
@@ -162,8 +163,9 @@ class Trainer:
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
+        self._not_finite(step, bad_tensors("weight", self.model.named_parameters()))
         known = {name: value for name, value in metrics.items() if value == value}
-        path = self.coordinator.save(step, known)
+        path = self.coordinator.save(step, known, add_files=partial(self.callbacks.call, "add_files", self))
         self.report.saved(step, path, time.monotonic() - began)
         if self.keep.last is not None:
             if self.keep.best and self.keep.metric not in known:

@@ -6,11 +6,13 @@ import json
 import logging
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.checkpoint.reading import parse_manifest, read_manifest
 from dcp_runner.train.metrics_file import open_to_append
 from dcp_runner.train.trackers import Trackers
@@ -44,10 +46,12 @@ class Report:
 
 
 class RunReport(Report):
-    """Rank 0's."""
+    """Rank 0's. Every method raises FileAccessError where metrics.jsonl cannot be written."""
 
     def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool, trackers: Trackers) -> None:
-        self._file = open_to_append(metrics_file)
+        self._path = metrics_file
+        with writing(metrics_file):
+            self._file = open_to_append(metrics_file)
         self._attempt = attempt
         self._every = every_steps
         self._trackers = trackers
@@ -91,7 +95,8 @@ class RunReport(Report):
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
-        self._file.close()
+        with suppress(OSError):  # every line has been flushed, or was an error
+            self._file.close()
         self._trackers.close()
 
     def _tell(self, step: int, metrics: dict[str, float]) -> None:
@@ -100,8 +105,9 @@ class RunReport(Report):
 
     def _write(self, entry: dict[str, Any]) -> None:
         strict = {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in entry.items()}
-        self._file.write(json.dumps({**strict, "attempt": self._attempt}, allow_nan=False) + "\n")
-        self._file.flush()
+        with writing(self._path):
+            self._file.write(json.dumps({**strict, "attempt": self._attempt}, allow_nan=False) + "\n")
+            self._file.flush()
 
 
 def _bar() -> Progress:

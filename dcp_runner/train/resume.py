@@ -5,14 +5,16 @@ what they passed over.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.errors import CheckpointError
+from dcp_runner.checkpoint.files import is_there
 from dcp_runner.checkpoint.loading import LoadReport
-from dcp_runner.checkpoint.storage import MANIFEST
+from dcp_runner.checkpoint.reading import find, is_named_as_checkpoint, is_path
+from dcp_runner.checkpoint.storage import MANIFEST, Storage
 
 log = logging.getLogger("dcp_runner.train")
 
@@ -35,6 +37,7 @@ def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
 
     Raises ResumeError where `never` finds checkpoints or `must` finds none, and CheckpointError where a load fails.
     """
+    damaged: dict[int, str] = {}
     steps = coordinator.steps() if wish.what in ("auto", "never", "must") else []
     if wish.what == "never":
         if steps:
@@ -44,54 +47,62 @@ def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
             )
         return None
     if wish.what in ("auto", "must"):
-        report = _newest_sound(wish, coordinator, steps)
+        report, damaged = _newest_sound(wish, coordinator, steps)
         if report is None and wish.what == "must":
             raise ResumeError(f"resume=must, but there is no checkpoint in {coordinator.storage.root}")
     else:
         report = coordinator.load(_target(wish.what, coordinator), skip=wish.skip, fresh=wish.fresh)
     if report is not None:
-        retired = coordinator.go_back(report.step)
-        if retired:
-            log.info("RETIRED checkpoints %s, which lie above step %d", retired, report.step)
+        _tell_retired(coordinator.go_back(report.step), report.step, damaged)
     return report
 
 
-def _newest_sound(wish: Wish, coordinator: CheckpointCoordinator, steps: Sequence[int]) -> LoadReport | None:
-    """The newest checkpoint whose every byte is as written. A damaged one is passed over, loudly; any other error
-    stands.
+def _tell_retired(retired: Sequence[int], step: int, damaged: Mapping[int, str]) -> None:
+    """Which checkpoints were renamed to `retired-...`, and why."""
+    if abandoned := ", ".join(f"checkpoint-{above}" for above in retired if above not in damaged):
+        log.info("RETIRED %s: abandoned, because this run goes on from step %d", abandoned, step)
+    for above in retired:
+        if above in damaged:
+            log.info("RETIRED checkpoint-%d: damaged: %s", above, damaged[above])
+
+
+def _newest_sound(
+    wish: Wish, coordinator: CheckpointCoordinator, steps: Sequence[int]
+) -> tuple[LoadReport | None, dict[int, str]]:
+    """The newest checkpoint whose every byte is as written, and those passed over with what is wrong with them. A
+    damaged one is passed over with a warning; any other error stands, as that of a file that cannot be read.
     """
-    damaged: CheckpointError | None = None
+    damaged: dict[int, str] = {}
     for step in reversed(steps):
         try:
-            return coordinator.load(step, skip=wish.skip, fresh=wish.fresh)
+            return coordinator.load(step, skip=wish.skip, fresh=wish.fresh), damaged
         except CheckpointError as error:
             if error.types != {"IntegrityError"}:
                 raise
-            log.warning("SKIPPED checkpoint-%d, which is damaged: %s", step, error)
-            damaged = error
-    if damaged is not None:
+            log.warning("SKIPPED checkpoint-%d, which is damaged: %s", step, error.reasons)
+            damaged[step] = error.reasons
+    if damaged:
         raise ResumeError(
             f"every checkpoint in {coordinator.storage.root} is damaged; resume=never starts anew in another folder"
-        ) from damaged
-    return None
+            + "".join(f"\n  checkpoint-{step}: {reason}" for step, reason in damaged.items())
+        )
+    return None, damaged
 
 
 def _target(what: int | str, coordinator: CheckpointCoordinator) -> int | str | Path:
     """A step, `latest` or `best` as they are; a path, which may be a run folder (its latest checkpoint is meant)."""
-    if isinstance(what, int) or what in ("latest", "best") or what.isdigit():
+    if not is_path(what):
         return what
     folder: str = coordinator.comm.from_first("find", lambda: str(_checkpoint_in(Path(what))))
     return Path(folder)
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    from dcp_runner.checkpoint.reading import find
-    from dcp_runner.checkpoint.storage import Storage
-
-    if (folder / MANIFEST).is_file():
+    """The checkpoint that a path names: itself, or the latest one of a run folder."""
+    if is_named_as_checkpoint(folder) or is_there(folder / MANIFEST):
         return folder
-    root = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
-    if not root.is_dir():
+    root = folder / "checkpoints" if is_there(folder / "checkpoints") else folder
+    if not is_there(root):
         raise FileNotFoundError(
             f"resume={folder}: no such folder; "
             "expected a run folder, a checkpoint-N, a step, latest, best, auto, must or never"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from torch.optim import Optimizer
@@ -11,14 +13,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dcp_runner.train.config import Decay, ScheduleConfig
 
+Options = Mapping[str, Any]
+"""Of one parameter group."""
+
 
 def factor(config: ScheduleConfig, max_steps: int) -> Callable[[int], float]:
     """Step (from 0) -> factor on the optimizer's own learning rate."""
+    total = config.steps or max_steps
 
     def at(step: int) -> float:
         if step < config.warmup_steps:
             return (step + 1) / (config.warmup_steps + 1)
-        done = min(1.0, (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps))
+        done = min(1.0, (step - config.warmup_steps) / max(1, total - config.warmup_steps))
         if config.decay is Decay.constant:
             return 1.0
         falling = 1 - done if config.decay is Decay.linear else (1 + math.cos(math.pi * done)) / 2
@@ -27,16 +33,70 @@ def factor(config: ScheduleConfig, max_steps: int) -> Callable[[int], float]:
     return at
 
 
+class Schedule(LambdaLR):
+    """A factor on the learning rate of every group, also of those that the optimizer gets later: such a group keeps the
+    rate that it was added with until the next step, and from then on that is its base rate.
+    """
+
+    def get_lr(self) -> list[Any]:
+        groups = self.optimizer.param_groups
+        new = [group.setdefault("initial_lr", group["lr"]) for group in groups[len(self.base_lrs) :]]
+        self.base_lrs = [*self.base_lrs, *new][: len(groups)]
+        self.lr_lambdas = self.lr_lambdas[:1] * len(groups)
+        return super().get_lr()
+
+
 def make_scheduler(optimizer: Optimizer, config: ScheduleConfig, max_steps: int) -> LambdaLR:
     """A scheduler that is stepped once after each optimizer step."""
-    return LambdaLR(optimizer, factor(config, max_steps))
+    return Schedule(optimizer, factor(config, max_steps))
 
 
-def set_option(optimizer: Optimizer, scheduler: LambdaLR, key: str, value: Any) -> None:
-    """Give an optimizer's option a new value in all groups, the learning rate at its place in the schedule."""
-    for number, group in enumerate(optimizer.param_groups):
-        if key == "lr":
-            scheduler.base_lrs[number] = group["initial_lr"] = value
-            group["lr"] = value * scheduler.lr_lambdas[number](scheduler.last_epoch)
-        else:
-            group[key] = value
+def built_options(optimizer: Optimizer) -> list[Options]:
+    """The options of each group, for `override` after a load."""
+    groups = optimizer.param_groups
+    return [copy.deepcopy({key: value for key, value in group.items() if key != "params"}) for group in groups]
+
+
+def override(optimizer: Optimizer, scheduler: LambdaLR, built: Sequence[Options], keys: Collection[str]) -> None:
+    """Give these options the values that the optimizer was built with, group by group; the learning rate at its place
+    in the schedule. Groups that were added later keep theirs.
+    """
+    if not keys:
+        return
+    for number, (group, own) in enumerate(zip(optimizer.param_groups, built, strict=False)):
+        group.update({key: own[key] for key in keys if key in own})
+        if "lr" in keys:
+            scheduler.base_lrs[number] = group["initial_lr"] = own["initial_lr"]
+            group["lr"] = own["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch)
+    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+
+
+def rate_change(old: Mapping[str, Any], new: Mapping[str, Any], step: int, override: Collection[str] = ()) -> str:
+    """What it does to the learning rate to go on after this step with the new configuration; nothing if it stays.
+
+    Both are plain data. The optimizer's own rate is the old one, unless `optim.lr` is in `override`.
+    """
+    (before, was), (after, now) = _planned(old), _planned(new)
+    end = new["trainer"]["max_steps"]
+    if before(step) != after(step):
+        one, other = _rate(old) * before(step), _rate(new if "optim.lr" in override else old) * after(step)
+        text = f"the learning rate of step {step + 1} is {other:.4g}, not {one:.4g}"
+    elif any(before(at) != after(at) for at in range(step, end, max(1, (end - step) // 100))):
+        text = "the learning rate takes another course from here on"
+    else:
+        return ""
+    return text + (f" (schedule.steps={was} keeps it)" if was != now else "")
+
+
+def _rate(config: Mapping[str, Any]) -> float:
+    """The optimizer's own learning rate; 1 where the configuration does not tell it, so that factors are told."""
+    rate = config["optim"].get("lr")
+    return rate if isinstance(rate, (int, float)) else 1.0
+
+
+def _planned(config: Mapping[str, Any]) -> tuple[Callable[[int], float], int]:
+    """The factor by step, and the steps that it runs over."""
+    known = {field.name for field in fields(ScheduleConfig)}
+    schedule = ScheduleConfig(**{key: value for key, value in config["schedule"].items() if key in known})
+    steps = schedule.steps or config["trainer"]["max_steps"]
+    return factor(replace(schedule, decay=Decay(schedule.decay)), steps), steps

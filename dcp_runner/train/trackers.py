@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from dcp_runner.checkpoint.files import writing
 from dcp_runner.train.metrics_file import entries
 
 
@@ -47,15 +48,19 @@ class TensorBoard:
     def __init__(self, run_dir: Path, run_id: str, folder: str = "tensorboard") -> None:
         with of_extra("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        self._writer: Any = SummaryWriter(run_dir / folder)
+        self._folder = run_dir / folder
+        with writing(self._folder):
+            self._writer: Any = SummaryWriter(self._folder)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()  # a killed run leaves no gap: what is in metrics.jsonl is not told again
+        with writing(self._folder):
+            for name, value in metrics.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()  # a killed run leaves no gap: what is in metrics.jsonl is not told again
 
     def close(self) -> None:
-        self._writer.close()
+        with suppress(OSError):  # every step has been flushed, or was an error
+            self._writer.close()
 
 
 class Wandb:
@@ -88,8 +93,9 @@ def begin(run_dir: Path) -> tuple[str, int]:
     if file.is_file():
         return file.read_text().strip(), _last_step(run_dir / "metrics.jsonl")
     new = file.with_suffix(".new")
-    new.write_text(f"{uuid.uuid4().hex}\n")
-    new.replace(file)
+    with writing(file):
+        new.write_text(f"{uuid.uuid4().hex}\n")
+        new.replace(file)
     return file.read_text().strip(), 0
 
 

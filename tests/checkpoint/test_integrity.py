@@ -125,19 +125,10 @@ def test_a_missing_file_is_named(name: str, run: Run) -> None:
     run.refuses(name)
 
 
-@pytest.mark.parametrize(
-    "name", ["model.pt", "x/y.safetensors", ".hidden", "checkpoint_manifest.json.bak", "box.safetensors~"]
-)
-def test_an_extra_file_is_named(name: str, run: Run) -> None:
-    (run.path / name).parent.mkdir(exist_ok=True)
-    (run.path / name).write_bytes(b"")
-    run.refuses(f"{name} is not listed in the manifest")
-
-
-def test_all_missing_extra_and_wrongly_sized_ones_are_named_at_once(run: Run) -> None:
-    (run.path / "box.safetensors").rename(run.path / "extra")
+def test_all_missing_and_wrongly_sized_ones_are_named_at_once(run: Run) -> None:
+    (run.path / "box.safetensors").unlink()
     (run.path / "twin.safetensors").write_bytes(b"short")
-    run.refuses("box.safetensors is missing", "extra is not listed", "twin.safetensors has 5 bytes")
+    run.refuses("box.safetensors is missing", "twin.safetensors has 5 bytes")
 
 
 def test_what_nfs_leaves_of_open_files_does_not_count(run: Run) -> None:
@@ -170,7 +161,7 @@ def test_the_manifest_or_the_folder_of_another_step(run: Run) -> None:
     run.path.rename(other)
     run.path.with_name("aside").rename(run.path)
     run.refuses("checkpoint-1: its manifest is that of step 2")
-    assert run.coordinator.list() == {} and run.coordinator.latest() is None
+    assert run.coordinator.list() == {} and list(run.coordinator.steps()) == [1, 2]
 
 
 def as_link(run: Run, name: str) -> None:
@@ -178,21 +169,46 @@ def as_link(run: Run, name: str) -> None:
     (run.path / name).symlink_to(run.path.parent / "aside")
 
 
+def as_folder_elsewhere(run: Run) -> None:
+    """The folder of a listed file becomes a link."""
+    (run.path / "deep").mkdir()
+    (run.path / "box.safetensors").rename(run.path / "deep" / "box.safetensors")
+
+    def change(plain: dict[str, Any]) -> None:
+        plain["files"]["deep/box.safetensors"] = plain["files"].pop("box.safetensors")
+        plain["components"]["box"]["copies"]["all"].update(files=["deep/box.safetensors"])
+
+    forge(run.path, change)
+    run.coordinator.verify(run.path)
+    as_link(run, "deep")
+
+
+def as_pipe(run: Run, name: str) -> None:
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+
+
 LINKS: dict[str, tuple[Callable[[Run], object], str]] = {
     "to a file": (lambda run: as_link(run, "model.safetensors"), "model.safetensors"),
     "to the manifest": (lambda run: as_link(run, MANIFEST), MANIFEST),
-    "to an extra file": (lambda run: (run.path / "extra").symlink_to("model.safetensors"), "extra"),
-    "to nothing": (lambda run: (run.path / "extra").symlink_to("nowhere"), "extra"),
-    "to a folder": (lambda run: (run.path / "extra").symlink_to(run.path.parent), "extra"),
-    "not even a file": (lambda run: os.mkfifo(run.path / "extra"), "extra"),
+    "to a folder of ours": (as_folder_elsewhere, "deep"),
+    "a pipe": (lambda run: as_pipe(run, "model.safetensors"), "model.safetensors"),
+    "a pipe as the manifest": (lambda run: as_pipe(run, MANIFEST), MANIFEST),
 }
 
 
 @pytest.mark.parametrize("kind", LINKS)
-def test_a_link_or_special_file_is_not_followed(kind: str, run: Run) -> None:
+def test_a_link_or_special_file_in_the_place_of_ours_is_not_followed(kind: str, run: Run) -> None:
     make, name = LINKS[kind]
     make(run)
     run.refuses(f"{name}: is a link or a special file")
+
+
+def test_a_folder_in_the_place_of_a_file_is_damage(run: Run) -> None:
+    for name in ("model.safetensors", MANIFEST):
+        (run.path / name).unlink()
+        (run.path / name).mkdir()
+        run.refuses(name)
 
 
 # -- forged, with a right digest ---------------------------------------------------------------------------------------
@@ -230,7 +246,7 @@ def test_a_component_takes_no_file_that_the_list_lacks(name: str, run: Run) -> N
 
 def test_a_newer_format_says_so(run: Run) -> None:
     forge(run.path, lambda plain: plain.update(format=2, files="of another kind"))
-    run.refuses("format 2 is newer than this version's 1", MANIFEST)
+    run.refuses("format 2 is newer than this version's 1", MANIFEST, kind="NewerFormatError")
 
 
 def test_a_newer_file_says_so(run: Run) -> None:
@@ -241,7 +257,7 @@ def test_a_newer_file_says_so(run: Run) -> None:
         run.path,
         lambda plain: plain["files"]["box.safetensors"].update(digest=hash_bytes(file.read_bytes()[: 8 + len(header)])),
     )
-    run.refuses("box.safetensors: format 2 is newer than this version's 1")
+    run.refuses("box.safetensors: format 2 is newer than this version's 1", kind="NewerFormatError")
 
 
 def test_a_wrong_digest_of_a_file_is_found(run: Run) -> None:
@@ -264,7 +280,6 @@ def listed(data: bytes) -> dict[str, Any]:
 
 
 PICKLES: dict[str, tuple[str, Callable[[Run, bytes], object]]] = {
-    "beside the files": ("extra.pkl", lambda run, data: None),
     "in place of a file": ("model.safetensors", lambda run, data: None),
     "in place of a file and listed": (
         "model.safetensors",

@@ -25,7 +25,7 @@ from dcp_runner.train.config import Decay, ScheduleConfig
 from dcp_runner.train.context import RunContext
 from dcp_runner.train.policies import SavePolicy, superfluous
 from dcp_runner.train.report import Report
-from dcp_runner.train.schedule import factor, make_scheduler, set_option
+from dcp_runner.train.schedule import built_options, factor, make_scheduler, override, rate_change
 from dcp_runner.train.signals import StopFlag
 
 # -- when to save ------------------------------------------------------------------------------------------------------
@@ -202,23 +202,83 @@ def test_the_factor_rises_while_warming_up_and_never_rises_again(
     assert all(one >= other - 1e-12 for one, other in pairwise(falling)) and min(falling) >= min(ratio, 1) - 1e-12
 
 
-def test_a_new_learning_rate_takes_its_place_in_the_schedule() -> None:
-    groups = [
-        {"params": [nn.Parameter(torch.zeros(1))], "lr": 1.0},
-        {"params": [nn.Parameter(torch.zeros(1))], "lr": 2.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    scheduler = make_scheduler(optimizer, ScheduleConfig(decay=Decay.linear, min_ratio=0), 10)
-    for _ in range(5):
+def two_groups(*rates: float, decay: float = 0.01) -> tuple[Any, Any]:
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": rate} for rate in rates]
+    optimizer = torch.optim.AdamW([groups[0] | {"weight_decay": 0.5}, *groups[1:]], weight_decay=decay)
+    return optimizer, make_scheduler(optimizer, ScheduleConfig(decay=Decay.linear, min_ratio=0), 10)
+
+
+def stepped(optimizer: Any, scheduler: Any, times: int) -> list[float]:
+    for _ in range(times):
         optimizer.step()
         scheduler.step()
-    assert [group["lr"] for group in optimizer.param_groups] == [0.5, 1.0]
-    set_option(optimizer, scheduler, "lr", 8.0)
-    assert [(group["lr"], group["initial_lr"]) for group in optimizer.param_groups] == [(4.0, 8.0)] * 2
-    set_option(optimizer, scheduler, "weight_decay", 0.3)
-    optimizer.step()
-    scheduler.step()
-    assert [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups] == [(pytest.approx(3.2), 0.3)] * 2
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def test_an_overridden_option_is_that_of_the_new_optimizer_group_by_group() -> None:
+    optimizer, scheduler = two_groups(8.0, 2.0, decay=0.3)
+    built = built_options(optimizer)
+    old, its = two_groups(1.0, 4.0, 6.0)
+    stepped(old, its, 5)
+    optimizer.load_state_dict(two_groups(1.0, 4.0)[0].state_dict())
+    scheduler.load_state_dict(its.state_dict())
+    optimizer.add_param_group(old.param_groups[2])
+    override(optimizer, scheduler, built, ["lr", "weight_decay"])
+    told = [(group["lr"], group["initial_lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert told == [(4.0, 8.0, 0.5), (1.0, 2.0, 0.3), (3.0, 6.0, 0.01)], "the third one was added later"
+    assert scheduler.get_last_lr() == [4.0, 1.0, 3.0]
+    assert stepped(optimizer, scheduler, 1) == pytest.approx([3.2, 0.8, 2.4])
+
+
+def test_a_group_that_is_added_takes_part_in_the_schedule_also_after_a_load() -> None:
+    optimizer, scheduler = two_groups(1.0)
+    stepped(optimizer, scheduler, 2)
+    optimizer.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 4.0})
+    assert stepped(optimizer, scheduler, 3) == pytest.approx([0.5, 2.0])
+    again, fresh = two_groups(1.0)
+    again.add_param_group({"params": [nn.Parameter(torch.zeros(1))], "lr": 7.0})
+    again.load_state_dict(optimizer.state_dict())
+    fresh.load_state_dict(scheduler.state_dict())
+    assert stepped(again, fresh, 2) == stepped(optimizer, scheduler, 2) == pytest.approx([0.3, 1.2])
+
+
+def test_a_schedule_of_its_own_length_holds_the_rate_when_the_run_goes_on() -> None:
+    short, held = factor(ScheduleConfig(), 8), factor(ScheduleConfig(steps=8), 16)
+    assert [short(step) for step in range(20)] == [held(step) for step in range(20)]
+
+
+PLAIN: Any = {"optim": {"lr": 0.001}, "schedule": {"decay": "cosine", "warmup_steps": 0, "min_ratio": 0.1}}
+RATES: dict[str, tuple[Any, list[str], str]] = {
+    "as before": ({}, [], ""),
+    "longer": ({"max_steps": 16}, [], "the learning rate of step 9 is 0.00055, not 0.0001 (schedule.steps=8 keeps it)"),
+    "held": ({"max_steps": 16, "steps": 8}, [], ""),
+    "constant": ({"max_steps": 16, "decay": "constant"}, [], "the learning rate of step 9 is 0.001, not 0.0001 (schedule.steps=8 keeps"),
+    "another end": ({"max_steps": 16, "steps": 8, "min_ratio": 0.5}, [], "the learning rate of step 9 is 0.0005, not 0.0001"),
+    "rate too": ({"max_steps": 16, "lr": 0.1}, ["optim.lr"], "the learning rate of step 9 is 0.055, not 0.0001"),
+    "rate not": ({"max_steps": 16, "lr": 0.1}, [], "the learning rate of step 9 is 0.00055, not 0.0001"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_what_a_change_does_to_the_learning_rate_is_told(name: str) -> None:
+    change, keys, expected = RATES[name]
+    old = PLAIN | {"trainer": {"max_steps": 8}}
+    new = {"optim": {"lr": change.get("lr", 0.001)}, "trainer": {"max_steps": change.get("max_steps", 8)}}
+    new["schedule"] = PLAIN["schedule"] | {key: change[key] for key in ("decay", "steps", "min_ratio") if key in change}
+    rate = rate_change(old, new, 8, keys)
+    assert rate.startswith(expected) and bool(rate) == bool(expected)
+    effects = {one.key: one.effect for one in changes(old, new, keys, rate)}
+    if change.get("max_steps"):
+        assert effects["trainer.max_steps"] == (f"new value; {rate}" if rate else "new value")
+
+
+def test_another_course_later_is_told_too() -> None:
+    old, new = (
+        {**PLAIN, "schedule": PLAIN["schedule"] | {"warmup_steps": 6}, "trainer": {"max_steps": n}} for n in (20, 40)
+    )
+    assert (
+        rate_change(old, new, 4) == "the learning rate takes another course from here on (schedule.steps=20 keeps it)"
+    )
 
 
 # -- callbacks ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,11 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("sharing.model", "per_group:dq", "no mesh axis 'dq'; did you mean `dp`?"),
     ("checkpoint.validation_for.optimiser", "quick", "did you mean `optimizer`?"),
     ("resume_skip", ["optim"], "resume_skip: no component 'optim'; did you mean `optimizer`?"),
+    ("resume_override", ["trainer.max_steps"], "a checkpoint holds no value of 'trainer.max_steps'"),
+    ("resume_override", ["optim"], "expected options of the optimizer, as `optim.lr`"),
+    ("resume_override", ["optim._target_"], "expected options of the optimizer, as `optim.lr`"),
+    ("resume_override", ["model.width"], "a checkpoint holds no value of 'model.width'"),
+    ("schedule.steps", 0, "schedule.steps: at least 1 (found 0)"),
     ("resume_override", ["optim.lrr"], "no key 'optim.lrr' in the configuration; did you mean `optim.lr`?"),
     ("resume", "lates", "a step, or an existing path; did you mean `latest`?"),
     (
@@ -65,7 +70,7 @@ def test_correct_names_are_taken() -> None:
         "sharing.model": "per_group:dp+tp",
         "checkpoint.validation_for.ema": "quick",
         "resume_skip": ["ema"],
-        "resume_override": ["optim.lr", "trainer"],
+        "resume_override": ["optim.lr"],
         "resume": 500,
     }
     assert problems(changed(names)) == []
@@ -130,6 +135,14 @@ def test_good_targets() -> None:
     optim = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
     callbacks = {"a": {"_target_": "builtins.dict", "anything": 1}}
     assert target_problems(changed({"loss": loss, "optim": optim, "callbacks": callbacks})) == []
+
+
+def test_what_is_no_option_of_the_groups_cannot_be_overridden() -> None:
+    optim = {"_target_": "pytorch_optimizer.Ranger21", "num_iterations": 9, "lr": 0.1}
+    made = changed({"optim": optim, "resume_override": ["optim.lr", "optim.num_iterations"]})
+    assert problems(made) == []
+    (found,) = target_problems(made)
+    assert found.startswith("resume_override: optim.num_iterations is no option of the optimizer's groups; they are ['")
 
 
 TOPOLOGIES: list[tuple[list[str], str]] = [

@@ -506,7 +506,7 @@ def test_a_full_disk_stops_all_ranks_and_when_it_has_room_again_the_step_is_save
         for step, (operation, (culprit, _)) in enumerate(FULL.items(), 1):
             storage.before = operation if rank.number == culprit else None
             world.hold(step)
-            ended = caught(lambda: world.coordinator.save(step))
+            ended = caught(lambda: world.coordinator.save(step).name)
             names = world.comm.from_first("look", lambda: sorted(os.listdir(storage.root)))
             world.comm.agree("free", lambda: storage.free() if rank.number == 0 else None)
             again = caught(lambda: world.coordinator.save(step).name)
@@ -518,10 +518,11 @@ def test_a_full_disk_stops_all_ranks_and_when_it_has_room_again_the_step_is_save
         for step, ((operation, (culprit, phase)), (ended, names, again)) in enumerate(
             zip(FULL.items(), told, strict=True), 1
         ):
+            if operation == "commit" and real:  # only the link for people has no room, after the rename
+                assert ended.error == "" and f"checkpoint-{step}" in names and again.types == {"FileExistsError"}
+                continue
             assert ended.error == "CheckpointError" and ended.phase == phase, (operation, rank, ended)
-            assert culprit in ended.culprits and ended.types == {"OSError"} and "No space left on device" in ended.text
-            if operation == "commit" and real:  # the link for people has no room, after the rename
-                assert f"checkpoint-{step}" in names and again.types == {"FileExistsError"}
-            else:
-                assert [name for name in names if name != "latest"] == []
-                assert again.value == f"checkpoint-{step}"
+            assert culprit in ended.culprits and ended.types <= {"OSError", "FileAccessError"}
+            assert "No space left on device" in ended.text
+            assert [name for name in names if name != "latest"] == []
+            assert again.value == f"checkpoint-{step}"

@@ -83,12 +83,18 @@ def blind(folder: Path, how: Callable[[Path], None], culprit: int) -> list[tuple
 
 
 @pytest.mark.parametrize(
-    ("how", "why"), [(somebody_else, "Permission denied"), (another_disk, "No such file or directory")]
+    ("how", "why", "kind"),
+    [
+        (somebody_else, "Permission denied", "FileAccessError"),
+        (another_disk, "No such file or directory", "IntegrityError"),
+    ],
 )
-def test_a_rank_that_does_not_see_the_folder_is_named(how: Callable[[Path], None], why: str, tmp_path: Path) -> None:
+def test_a_rank_that_does_not_see_the_folder_is_named(
+    how: Callable[[Path], None], why: str, kind: str, tmp_path: Path
+) -> None:
     told = blind(tmp_path / "run", how, 1)
     for saved, loaded, changes in told:
-        assert (loaded.phase, loaded.types, loaded.culprits) == ("compare", {"IntegrityError"}, (1,))
+        assert (loaded.phase, loaded.types, loaded.culprits) == ("compare", {kind}, (1,))
         assert why in loaded.text and "rank 1 on" in loaded.text and "model-00001-of-00002.safetensors" in loaded.text
         assert changes == 0
         assert saved.phase == "write" and saved.culprits == (1,) and why in saved.text
@@ -102,6 +108,41 @@ def test_if_it_is_the_first_rank_there_is_nothing_to_load(how: Callable[[Path], 
         assert loaded.phase == "find" and loaded.culprits == (0,) and changes == 0
         assert saved.error == "CheckpointError" and saved.culprits in ((0,), (1, 2))
     assert sorted(os.listdir(tmp_path / "run")) == ["checkpoint-1", "latest"]
+
+
+# -- files that a save is given ----------------------------------------------------------------------------------------
+
+
+def takes_a_name(name: str) -> Callable[[Path], None]:
+    def add(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+
+    return add
+
+
+@pytest.mark.slow
+def test_files_are_added_on_the_first_rank_and_take_no_name_of_any_rank(tmp_path: Path) -> None:
+    names = ["own/rank-00001.safetensors", "model-00002-of-00002.safetensors", "model.safetensors.index.json"]
+
+    def body(rank: Rank) -> tuple[list[Ended], list[str]]:
+        pieces = Pieces(rank, tmp_path)
+        pieces.hold(rank.number, 1)
+        ended = [
+            caught(
+                lambda name=name: pieces.coordinator.save(1, add_files=takes_a_name(name) if not rank.number else None)
+            )
+            for name in names
+        ]
+        asked: list[int] = []
+        path = pieces.coordinator.save(1, add_files=lambda folder: (asked.append(1), takes_a_name("own/x")(folder)))
+        return ended, [*pieces.coordinator.verify(path).files, *("asked" for _ in asked)]
+
+    for number, (ended, listed) in enumerate(run(body, 2)):
+        for name, one in zip(names, ended, strict=True):
+            assert one.types == {"FileAccessError"} and f"{name}: cannot be written: another file" in one.text
+        assert listed.count("own/x") == 1 and listed.count("asked") == (number == 0)
+    assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "latest"]
 
 
 # -- damaged files -----------------------------------------------------------------------------------------------------

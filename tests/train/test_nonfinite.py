@@ -52,6 +52,8 @@ class Poison(Callback):
             poison = self.what
             if self.signum is not None:
                 os.kill(os.getpid(), self.signum)
+        if trainer.progress.step == BAD and poison == "weights":
+            list(trainer.model.parameters())[-1].data.fill_(float("inf"))
 
 
 DDP = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": 2}
@@ -109,6 +111,13 @@ def test_a_stop_signal_during_the_step_saves_nothing(tmp_path: Path) -> None:
     assert saved(tmp_path) == ["checkpoint-2", "checkpoint-4"]
 
 
+def test_weights_that_a_step_has_made_are_not_saved(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As of an optimizer that divides by 0: loss and gradients of the step were finite."""
+    assert poisoned(tmp_path, "weights", {}, trainer__eval_every=None) == [1]
+    assert "step 6 is not finite: weight head.weight (rank 0). Nothing" in capfd.readouterr().err
+    assert saved(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+
+
 def test_an_evaluation_stops_the_run_before_the_save(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert poisoned(tmp_path, "evaluation", {}) == [1]
     assert "step 6 is not finite: eval_loss nan (rank 0)" in capfd.readouterr().err
@@ -119,7 +128,7 @@ def test_where_it_only_warns_the_run_goes_on_as_it_was(tmp_path: Path) -> None:
     assert poisoned(tmp_path, "loss", {}, trainer__nonfinite="warn") == [0]
     assert list(steps(tmp_path)) == list(range(1, 9)) and saved(tmp_path)[-1] == "checkpoint-8"
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines if line.get("event") == "nonfinite"] == [6, 6, 7, 8, 8]
+    assert [line["step"] for line in lines if line.get("event") == "nonfinite"] == [6, 6, 6, 7, 8, 8, 8]
     assert steps(tmp_path)[BAD][0] == "nan"
 
 
