@@ -34,13 +34,13 @@ class Comparing(Protocol):
     """A Stateful that can tell, before anything is read, how a saved state differs from it."""
 
     def differences(self, state: dict[str, Any]) -> Differences:
-        """Compare with a saved state whose tensors are on the meta device."""
+        """Compare with a saved state whose tensors are on the meta device, with None for an enum that is not here."""
         ...
 
 
 @runtime_checkable
 class Selecting(Comparing, Protocol):
-    """A Stateful that takes a part of a saved state only. What it does not take is None where it compares."""
+    """A Stateful that takes a part of a saved state only."""
 
     def wanted(self) -> Callable[[tuple[str, ...]], bool]:
         """Whether this rank takes the item of a saved state that lies under these keys."""

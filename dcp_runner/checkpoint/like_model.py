@@ -1,4 +1,4 @@
-"""Where the tensors of somebody's own state belong while the object that loads it has not made them yet: an average
+"""Where the tensors of a user's own state belong while the object that loads it has not made them yet: an average
 of the weights begins as a copy of the model, so its tensors are cut as the model's of the same name.
 """
 

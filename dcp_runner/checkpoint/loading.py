@@ -146,7 +146,7 @@ def _compare(
     for one in bound:
         try:
             pending.append(_open(one, folder, manifest, stack, skip, fresh))
-            found = pending[-1].differences()
+            found, unreadable = pending[-1].differences(), pending[-1].unreadable()
         except IntegrityError:
             raise
         except ValueError as error:
@@ -155,7 +155,7 @@ def _compare(
         accepted += [f"{one.key}: {line}" for line in found.accepted]
         notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
         notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
-        problems += [f"{one.key}: {line}" for line in (*found.wrong, *pending[-1].unreadable())]
+        problems += [f"{one.key}: {line}" for line in (*found.wrong, *unreadable)]
     if problems or (strict and notes):
         told = "".join(f"\n    {line}" for line in (*problems, *(notes if strict else ())))
         raise MismatchError(f"{folder.name} does not fit:{told}")

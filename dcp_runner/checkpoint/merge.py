@@ -42,20 +42,11 @@ def _merge(one: Json, other: Json, at: Keys, conflicts: list[str]) -> Json:
     return one
 
 
-def prune(skeleton: Json, wanted: Callable[[Keys], bool]) -> Json:
+def prune(skeleton: Json, wanted: Callable[[Keys], bool], at: Keys = ()) -> Json:
     """Without the items of dicts whose keys, from the root on, are not wanted."""
-    return _chosen(skeleton, lambda body, keys: {k: v for k, v in body.items() if wanted((*keys, k))}, ())
-
-
-def blank(skeleton: Json, wanted: Callable[[Keys], bool]) -> Json:
-    """The same with None in their places, so that their names are seen."""
-    return _chosen(skeleton, lambda body, keys: {k: v if wanted((*keys, k)) else None for k, v in body.items()}, ())
-
-
-def _chosen(skeleton: Json, choose: Callable[[dict[str, Json], Keys], dict[str, Json]], at: Keys) -> Json:
     if _kind(skeleton) not in DICTS or not isinstance(_body(skeleton), dict):
         return skeleton
-    kept = {key: _chosen(item, choose, (*at, key)) for key, item in choose(_body(skeleton), at).items()}
+    kept = {k: prune(v, wanted, (*at, k)) for k, v in _body(skeleton).items() if wanted((*at, k))}
     return skeleton | {"v": kept} if TAG in skeleton else kept
 
 

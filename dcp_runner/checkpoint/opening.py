@@ -14,13 +14,13 @@ from dcp_runner.checkpoint.bind import Bound
 from dcp_runner.checkpoint.component import Comparing, Differences, Elastic, Selecting
 from dcp_runner.checkpoint.like_model import Place, as_live, as_models
 from dcp_runner.checkpoint.manifest import CheckpointManifest, ComponentRecord, CopyRecord
-from dcp_runner.checkpoint.merge import blank, merge, prune
+from dcp_runner.checkpoint.merge import merge, prune
 from dcp_runner.checkpoint.plan import sources
 from dcp_runner.checkpoint.reading import open_copy
 from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.skeleton import Json
 from dcp_runner.checkpoint.source import Source
-from dcp_runner.checkpoint.untree import unflatten
+from dcp_runner.checkpoint.untree import sketch, unflatten
 
 
 @dataclass
@@ -41,8 +41,7 @@ class Pending:
         stateful, source = self.bound.stateful, self.source
         if source is None or not isinstance(stateful, Comparing):
             return Differences()
-        seen = blank(self.skeleton, stateful.wanted()) if isinstance(stateful, Selecting) else self.skeleton
-        return stateful.differences(unflatten(seen, lambda name, _: source.abstract(name), self.layout))
+        return stateful.differences(sketch(self.skeleton, lambda name, _: source.abstract(name), self.layout))
 
     def unreadable(self) -> list[str]:
         """What this rank takes, and cannot read."""

@@ -18,19 +18,19 @@ def rehearse(bound: Sequence[Bound], comm: Comm) -> None:
     Called by all ranks. Raises CheckpointError on all living ranks, as the save would.
     """
     staged = stage(bound, comm.agree("plan", lambda: take_apart(bound)), comm)
-    for one in staged:
-        one.digests = _shapes(one)
+    for part in staged:
+        part.digests = _shapes(part)
     verify(staged, comm)
 
 
-def _shapes(one: Staged) -> dict[str, TensorDigest]:
-    """Digests of dtypes and shapes alone. Of a single number it is the true one, because it may equal a Python number
-    elsewhere; but not of a module's, whose buffers a save may settle first.
+def _shapes(staged: Staged) -> dict[str, TensorDigest]:
+    """Digests of dtypes and shapes alone. A single number is digested in full, because it may equal a Python number
+    elsewhere; but not a module's, whose buffers a save may settle first.
     """
-    settled = isinstance(one.bound.stateful, ModelState)
+    settled = isinstance(staged.bound.stateful, ModelState)
     return {
         name: digest_tensor(tensor)
         if tensor.ndim == 0 and not settled
         else TensorDigest((), f"{dtype_name(tensor)} {tuple(tensor.shape)}")
-        for name, tensor in one.flat.tensors.items()
+        for name, tensor in staged.flat.tensors.items()
     }

@@ -78,35 +78,34 @@ def take_apart(bound: Sequence[Bound]) -> list[Flat]:
 def stage(bound: Sequence[Bound], flats: Sequence[Flat], comm: Comm) -> list[Staged]:
     """Plan the parts of all states.
 
-    Every rank plans for all, so they tell each other along which axes a state is cut; a stage of a pipeline may hold no
+    Every rank plans for all, so they exchange the axes along which a state is cut: a stage of a pipeline may hold no
     cut tensor where another does. Called by all ranks. Raises CheckpointError.
     """
-    mine = [sorted(_axes(flat, one)) for one, flat in zip(bound, flats, strict=True)]
-    everyone = comm.exchange("plan", mine)
-    axes = [frozenset(axis for told in of for axis in told) for of in zip(*everyone, strict=True)]
-    staged = [Staged.of(one.cut(cut), flat) for one, flat, cut in zip(bound, flats, axes, strict=True)]
+    everyone = comm.exchange("plan", [sorted(_axes(flat, part)) for part, flat in zip(bound, flats, strict=True)])
+    cuts = [frozenset().union(*axes_by_rank) for axes_by_rank in zip(*everyone, strict=True)]
+    staged = [Staged.of(part.cut(cut), flat) for part, flat, cut in zip(bound, flats, cuts, strict=True)]
     for turn, new in enumerate(staged):
         new.parts = split(new.bound.key, new.bound.mine, new.sizes, turn)
     return staged
 
 
-def _spoiled(one: Bound, flat: Flat) -> list[str]:
+def _spoiled(bound: Bound, flat: Flat) -> list[str]:
     """What would be lost, where tensors are cut along axes by which its sharing keeps one copy."""
-    sharing = one.cut(_axes(flat, one)).resolved.sharing
-    kept = fixed_axes(sharing, [*one.topology.mesh])
-    lost = {path: cut - kept for path in flat.cuts if (cut := _cut_along(flat, path, one)) - kept}
+    sharing = bound.cut(_axes(flat, bound)).resolved.sharing
+    kept = fixed_axes(sharing, [*bound.topology.mesh])
+    lost = {path: cut - kept for path in flat.cuts if (cut := _cut_along(flat, path, bound)) - kept}
     if not lost:
         return []
     path, axes = next(iter(lost.items()))
     return [
-        f"component {one.key!r}: {path} is a DTensor cut along {', '.join(sorted(axes))}, so it cannot be shared as "
-        f"{sharing}; declare sharing.{one.key}=per_rank, or per_group with other axes, or leave it to auto"
+        f"component {bound.key!r}: {path} is a DTensor cut along {', '.join(sorted(axes))}, so it cannot be shared as "
+        f"{sharing}; declare sharing.{bound.key}=per_rank, or per_group with other axes, or leave it to auto"
     ]
 
 
-def _axes(flat: Flat, one: Bound) -> frozenset[str]:
+def _axes(flat: Flat, bound: Bound) -> frozenset[str]:
     """All axes along which this rank's tensors are cut."""
-    return frozenset(axis for path in flat.cuts for axis in _cut_along(flat, path, one))
+    return frozenset(axis for path in flat.cuts for axis in _cut_along(flat, path, bound))
 
 
 def _cut_along(flat: Flat, path: str, one: Bound) -> frozenset[str]:

@@ -146,7 +146,7 @@ class _Flattener:
         """
         other = _Flattener(self._above)
         encoded = other.value(value, ROOT)
-        enums = any(isinstance(one, dict) and one.get(TAG) == "enum" for one in other.flat.values.values())
+        enums = any(isinstance(coded, dict) and coded.get(TAG) == "enum" for coded in other.flat.values.values())
         if other.refused or other.flat.tensors or enums:
             self._refuse(path, f"key, member of a set, metadata or enum value {value!r}")
         return encoded

@@ -37,6 +37,11 @@ def unflatten(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
     return state
 
 
+def sketch(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
+    """The same for a comparison: None stands for what cannot be made here, as an enum that has no live counterpart."""
+    return _Builder(tensors).value(skeleton, ROOT, live)
+
+
 class _Builder:
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors

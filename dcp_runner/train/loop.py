@@ -157,7 +157,7 @@ class Trainer:
         return metrics
 
     def _rehearse(self) -> None:
-        """What a save would refuse is told now, not hours later."""
+        """What a save would refuse ends the run now, not hours later."""
         if self.checkpoint.saves and self.progress.step < self.config.max_steps:
             self.coordinator.rehearse()
 

@@ -317,7 +317,7 @@ def test_callbacks_are_restored_by_name_whatever_their_order(tmp_path: Path) -> 
     assert counts(live) == {"a": 1, "b": 2}
 
 
-def test_a_callback_that_is_added_or_removed_is_told_and_the_others_keep_their_state(tmp_path: Path) -> None:
+def test_a_callback_that_is_added_or_removed_is_reported_and_the_others_keep_their_state(tmp_path: Path) -> None:
     """The removed one's state is not looked into: an enum in it would need a live one."""
     saved = Callbacks(named(a=1, old=2, gone=Signals.SIGTERM, tensor=torch.ones(2)))
     alone(tmp_path, StateComponent("callbacks", saved)).save(1)
@@ -341,15 +341,15 @@ def test_a_callback_of_its_own_may_be_added_and_removed_too(tmp_path: Path) -> N
     assert ("new", "left as it is (not in the checkpoint)") in [(row.component, row.action) for row in report.rows]
 
 
-def test_the_start_tells_of_it(tmp_path: Path) -> None:
+def test_the_start_reports_it(tmp_path: Path) -> None:
     alone(tmp_path, StateComponent("callbacks", Callbacks(named(old=1, kept=2)))).save(3)
     coordinator = alone(tmp_path, StateComponent("callbacks", Callbacks(named(new=1, kept=2))))
-    told: list[str] = []
+    texts: list[str] = []
     report = Report()
-    report.event = lambda step, event, text, **more: told.append(text)  # type: ignore[method-assign]
+    report.event = lambda step, event, text, **more: texts.append(text)  # type: ignore[method-assign]
     context = RunContext(tmp_path, 1, 0, 1, 0, 1, "abc", {}, StopFlag())
     tell_start(report, context, coordinator, coordinator.load(3), [])
-    assert told[0].splitlines()[-2:] == [
+    assert texts[0].splitlines()[-2:] == [
         "callbacks: new has no state in the checkpoint: it starts afresh",
         "callbacks: old has a state in the checkpoint and is not here: its state is dropped",
     ]

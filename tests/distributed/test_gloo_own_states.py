@@ -1,4 +1,4 @@
-"""DTensors in somebody's own state: an average of the weights is stored and re-cut as the weights are, whether its
+"""DTensors in a user's own state: an average of the weights is stored and re-cut as the weights are, whether its
 object has made its tensors before the load or not.
 """
 

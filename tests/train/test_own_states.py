@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class Holds(Callback):
-    """Has a state that cannot be saved, from some step on; or one that is the rank's own."""
+    """Has a state that cannot be saved, from some step on; or a state that is the rank's own."""
 
     def __init__(self, since: int | None = None, own: bool = False) -> None:
         self.since, self.own, self.state = since, own, {"calls": 0}
@@ -55,7 +55,7 @@ WHY = "component 'callbacks' cannot be stored: holds/deep/0: type types.SimpleNa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("since", "trained"), [(0, []), (1, [1])])
-def test_what_cannot_be_stored_is_told_within_a_step(
+def test_what_cannot_be_stored_ends_the_run_within_a_step(
     since: int, trained: list[int], tmp_path: Path, capfd: Any
 ) -> None:
     """Nothing would be saved before step 100."""
@@ -75,11 +75,13 @@ def test_a_resumed_start_is_rehearsed_too_and_nothing_where_nothing_is_saved(tmp
 
 
 @pytest.mark.slow
-def test_what_differs_between_ranks_is_told_within_a_step(tmp_path: Path, capfd: Any) -> None:
+def test_what_differs_between_ranks_ends_the_run_within_a_step(tmp_path: Path, capfd: Any) -> None:
     assert run(tmp_path, 2, **LATE, **holding(own=True)) == [1, 1]
-    told = capfd.readouterr().err
+    printed = capfd.readouterr().err
     assert (
-        "component 'callbacks'" in told and "'holds/calls' on rank 0-1" in told and "sharing.callbacks=per_rank" in told
+        "component 'callbacks'" in printed
+        and "'holds/calls' on rank 0-1" in printed
+        and "sharing.callbacks=per_rank" in printed
     )
     assert steps(tmp_path) == {}
 
@@ -142,7 +144,7 @@ def test_an_average_of_the_weights_goes_through_the_topologies(sharing: str | No
 
 @pytest.mark.slow
 def test_a_callback_comes_and_goes(tmp_path: Path) -> None:
-    """Among the callbacks, and as a component of its own; what is left trains on bit for bit."""
+    """Among the callbacks, and as a component of its own; the rest trains on bit for bit."""
     counted = {"_target_": "test_own_states.Holds"}
     first = {"callbacks": {"old": counted, "kept": counted, "own": counted}, "sharing": {"own": "auto"}}
     second = {"callbacks": {"kept": counted, "new": counted, "moved": counted}, "sharing": {"moved": "auto"}}
@@ -150,9 +152,9 @@ def test_a_callback_comes_and_goes(tmp_path: Path) -> None:
         assert run(tmp_path / folder, 1, **LATE, **first) == [0]
         assert run(tmp_path / folder, 1, **(LATE | {"trainer__max_steps": 5}), **then) == [0]
     assert steps(tmp_path / "changed") == steps(tmp_path / "whole")
-    one, other = (contents(tmp_path / folder / "checkpoints" / "checkpoint-5") for folder in ("whole", "changed"))
-    assert one.keys() ^ other.keys() == {"own.safetensors", "moved.safetensors"}
-    assert [name for name in one.keys() & other.keys() if one[name] != other[name]] == ["callbacks.safetensors"]
+    before, after = (contents(tmp_path / folder / "checkpoints" / "checkpoint-5") for folder in ("whole", "changed"))
+    assert before.keys() ^ after.keys() == {"own.safetensors", "moved.safetensors"}
+    assert [name for name in before.keys() & after.keys() if before[name] != after[name]] == ["callbacks.safetensors"]
 
 
 @pytest.mark.slow
@@ -160,7 +162,7 @@ def test_another_order_of_samples_is_found_before_anything_changes(tmp_path: Pat
     assert run(tmp_path, 1, **LATE) == [0]
     more = LATE | {"trainer__max_steps": 4, "data__shuffle": False}
     assert run(tmp_path, 1, **more) == [1]
-    told = capfd.readouterr().err
-    assert "checkpoint phase 'compare' failed" in told and "shuffle True in the checkpoint, False now" in told
-    assert "resume_skip=[dataset] starts the data from the beginning" in told
+    printed = capfd.readouterr().err
+    assert "checkpoint phase 'compare' failed" in printed and "shuffle True in the checkpoint, False now" in printed
+    assert "resume_skip=[dataset] starts the data from the beginning" in printed
     assert run(tmp_path, 1, **more, resume_skip=["dataset"]) == [0]
