@@ -1,39 +1,108 @@
-"""The options of an optimizer's groups, as they are stored: for each parameter."""
+"""The groups of an optimizer: their options, stored for each parameter, and the parameters that join them later."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 
-from dcp_runner.checkpoint.inner import split
+from dcp_runner.checkpoint.inner import parts, split
 
-BESIDE = ("group", "joined")
-"""Stored with a parameter's options: the number of its group, and whether it was added after the beginning."""
+log = logging.getLogger(__name__)
+
+Named = tuple[str, torch.Tensor, dict[str, Any], int]
+"""(name, parameter, group, number of the group)."""
 Options = Mapping[str, Mapping[str, Any]]
 """By name of a parameter."""
+_BESIDE = ("group", "joined")
+"""Stored with a parameter's options: the number of its group, and whether it was added after the beginning."""
 
 
-def options_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """What a group has beside its parameters."""
-    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+def stored_options(optimizer: Optimizer, named: Sequence[Named], first: Collection[int]) -> dict[str, dict[str, Any]]:
+    """The options of each parameter; `first` are the ids of those that were there at the beginning."""
+    inside, options = _groups_inside(optimizer), {}
+    for name, parameter, group, number in named:
+        options[name] = _options(group) | {"group": number}
+        options[name] |= {} if id(parameter) in first else {"joined": True}
+        for prefix, other in inside.get(id(parameter), ()):
+            options[name] |= {f"{prefix}{key}": value for key, value in _options(other).items()}
+    return options
 
 
-def stored_options(options: Mapping[str, Any], prefixes: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A parameter's options in the optimizer and in those inside it, by their prefixes."""
-    return split({key: value for key, value in options.items() if key not in BESIDE}, prefixes)
+def put_options(optimizer: Optimizer, named: Sequence[Named], options: Options) -> None:
+    """Give the groups the stored options of their parameters."""
+    inside, prefixes = _groups_inside(optimizer), _prefixes(optimizer)
+    for name, parameter, group, _ in named:
+        saved = _by_prefix(prefixes, options.get(name, {}))
+        for prefix, of in (("", group), *inside.get(id(parameter), ())):
+            of.update(saved[prefix])
 
 
-def wrong_groups(options: Options, groups: Mapping[Any, Sequence[str]], prefixes: Sequence[str]) -> Iterator[str]:
-    """Parameters that were saved with different options, and are in one group here; the groups by (prefix, number)."""
+def wrong_groups(
+    optimizer: Optimizer, named: Sequence[Named], numbers: Mapping[str, int], options: Options
+) -> Iterator[str]:
+    """Parameters that were stored with different options, and are in one group here, those of these numbers."""
+    inside, prefixes = _groups_inside(optimizer), _prefixes(optimizer)
+    groups: dict[tuple[str, int], list[str]] = {}
+    for name, number in numbers.items():
+        groups.setdefault(("", number), []).append(name)
+    for name, parameter, _, _ in named:
+        for prefix, group in inside.get(id(parameter), ()):
+            groups.setdefault((prefix, id(group)), []).append(name)
     for (prefix, _), names in groups.items():
         known = [name for name in names if name in options]
         for name in known[1:]:
-            mine, other = (stored_options(options[one], prefixes)[prefix] for one in (name, known[0]))
+            mine, other = (_by_prefix(prefixes, options[one])[prefix] for one in (name, known[0]))
             changed = sorted(key for key in mine.keys() | other.keys() if not _equal(mine.get(key), other.get(key)))
             if changed:
                 yield f"{name} and {known[0]} are in one group here, and were saved with different {changed}"
+
+
+def joining(options: Options, free: Mapping[str, torch.Tensor], named: Sequence[Named]) -> dict[str, torch.Tensor]:
+    """Those of the free parameters that are in no group here, and were added to one after the beginning there."""
+    live = {id(parameter) for _, parameter, _, _ in named}
+    names = [name for name in options if options[name].get("joined") and name in free]
+    return {name: free[name] for name in names if id(free[name]) not in live}
+
+
+def join(optimizer: Optimizer, options: Options, new: Mapping[str, torch.Tensor]) -> None:
+    """Add these parameters to the groups that they were in."""
+    for number in sorted({options[name]["group"] for name in new}):
+        names = [name for name in new if options[name]["group"] == number]
+        parameters = [new[name].requires_grad_() for name in names]
+        log.info("%s: as in the checkpoint, joining the optimizer's group %d", ", ".join(names), number)
+        if number < len(optimizer.param_groups):
+            optimizer.param_groups[number]["params"] += parameters
+        else:
+            own = _by_prefix(_prefixes(optimizer), options[names[0]])[""]
+            optimizer.add_param_group({"params": parameters, **own})
+
+
+def _groups_inside(optimizer: Optimizer) -> dict[int, list[tuple[str, dict[str, Any]]]]:
+    """By id of a parameter (prefix, group) in optimizers inside, of groups that are not the outermost one's too."""
+    own = [id(group) for group in optimizer.param_groups]
+    found: dict[int, list[tuple[str, dict[str, Any]]]] = {}
+    for part in parts(optimizer)[1:]:
+        for group in (group for group in part.optimizer.param_groups if id(group) not in own):
+            for parameter in group["params"]:
+                found.setdefault(id(parameter), []).append((part.prefix, group))
+    return found
+
+
+def _options(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key not in ("params", "param_names")}
+
+
+def _prefixes(optimizer: Optimizer) -> list[str]:
+    return [part.prefix for part in parts(optimizer)]
+
+
+def _by_prefix(prefixes: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A parameter's options in the optimizer and in those inside it."""
+    return split({key: value for key, value in options.items() if key not in _BESIDE}, prefixes)
 
 
 def _equal(one: Any, other: Any) -> bool:

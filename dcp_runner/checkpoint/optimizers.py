@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 
 from dcp_runner.checkpoint.component import Differences
 from dcp_runner.checkpoint.errors import UnstorableError
-from dcp_runner.checkpoint.grouping import options_of, stored_options, wrong_groups
+from dcp_runner.checkpoint.grouping import Named, join, joining, put_options, stored_options, wrong_groups
 from dcp_runner.checkpoint.hints import hints
 from dcp_runner.checkpoint.inner import Part, parts, split
 from dcp_runner.checkpoint.merge import Keys
@@ -19,11 +18,6 @@ from dcp_runner.checkpoint.modules import PLAIN, ModelState
 from dcp_runner.checkpoint.own_state import check_own, only_own, put_own
 from dcp_runner.checkpoint.placing import place, placing, unplaced
 from dcp_runner.checkpoint.sharing import Traits
-
-log = logging.getLogger(__name__)
-
-Named = tuple[str, torch.Tensor, dict[str, Any], int]
-"""(name, parameter, group, number of the group)."""
 
 
 class OptimizerState:
@@ -60,7 +54,10 @@ class OptimizerState:
         found = parts(self.optimizer)
         state, placed = self._state(found)
         more = self._unnamed(found) | {"placed": placed, "inner": [part.prefix for part in found[1:]]}
-        return {"state": state, "options": self._options()} | {key: value for key, value in more.items() if value}
+        return {"state": state, "options": self._options(), **{key: value for key, value in more.items() if value}}
+
+    def _options(self) -> dict[str, dict[str, Any]]:
+        return stored_options(self.optimizer, self._named(), self._first)
 
     def _state(self, found: Sequence[Part]) -> tuple[dict[str, Any], dict[str, Any]]:
         """State by name, and how it lies on the mesh."""
@@ -85,43 +82,11 @@ class OptimizerState:
         shared = {key: value for part in found for key, value in part.shared().items()}
         return {"shared": shared, "own": only_own(self.optimizer)}
 
-    def _options(self) -> dict[str, dict[str, Any]]:
-        inside, options = self._groups_inside(), {}
-        for name, parameter, group, number in self._named():
-            options[name] = options_of(group) | {"group": number}
-            options[name] |= {} if id(parameter) in self._first else {"joined": True}
-            for prefix, other in inside.get(id(parameter), ()):
-                options[name] |= {f"{prefix}{key}": value for key, value in options_of(other).items()}
-        return options
-
-    def _groups_inside(self) -> dict[int, list[tuple[str, dict[str, Any]]]]:
-        """By id of a parameter (prefix, group) in optimizers inside, of groups that are not the outermost one's too."""
-        own = [id(group) for group in self.optimizer.param_groups]
-        found: dict[int, list[tuple[str, dict[str, Any]]]] = {}
-        for part in parts(self.optimizer)[1:]:
-            for group in (group for group in part.optimizer.param_groups if id(group) not in own):
-                for parameter in group["params"]:
-                    found.setdefault(id(parameter), []).append((part.prefix, group))
-        return found
-
-    def _groups(self, numbers: Mapping[str, int]) -> dict[Any, list[str]]:
-        """Names by (prefix, group), the groups of the outermost by these numbers."""
-        inside, found = self._groups_inside(), {}  # type: dict[int, list[tuple[str, Any]]], dict[Any, list[str]]
-        for name, number in numbers.items():
-            found.setdefault(("", number), []).append(name)
-        for name, parameter, _, _ in self._named():
-            for prefix, group in inside.get(id(parameter), ()):
-                found.setdefault((prefix, id(group)), []).append(name)
-        return found
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         options, own = state_dict["options"], state_dict.get("own")
-        self._join(options)
-        prefixes, inside = [part.prefix for part in parts(self.optimizer)], self._groups_inside()
-        for name, parameter, group, _ in self._named():
-            saved = stored_options(options.get(name, {}), prefixes)
-            for prefix, of in (("", group), *inside.get(id(parameter), ())):
-                of.update(saved[prefix])
+        join(self.optimizer, options, joining(options, self._of_models(), self._named()))
+        put_options(self.optimizer, self._named(), options)
+        self._first -= {id(one) for name, one, _, _ in self._named() if options.get(name, {}).get("joined")}
         self._put(state_dict)
         if own:
             put_own(self.optimizer, own)
@@ -144,25 +109,6 @@ class OptimizerState:
         for part in found:
             part.put(of[part.prefix], shared[part.prefix])
 
-    def _join(self, options: Mapping[str, Any]) -> None:
-        """Add the parameters that joined the saved optimizer after its beginning, to the groups that they were in."""
-        joining, groups = self._joining(options), self.optimizer.param_groups
-        for number in sorted({options[name]["group"] for name in joining}):
-            names = [name for name in joining if options[name]["group"] == number]
-            parameters = [joining[name].requires_grad_() for name in names]
-            log.info("%s join the optimizer's group %d, as in the checkpoint", ", ".join(names), number)
-            if number < len(groups):
-                groups[number]["params"] += parameters
-            else:
-                own = stored_options(options[names[0]], [part.prefix for part in parts(self.optimizer)])[""]
-                self.optimizer.add_param_group({"params": parameters, **own})
-
-    def _joining(self, options: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """By name, parameters of the models that are in no group here, and joined a group in what was saved."""
-        live = {id(parameter) for _, parameter, _, _ in self._named()}
-        free = self._of_models()
-        return {n: free[n] for n in options if options[n].get("joined") and n in free and id(free[n]) not in live}
-
     def _of_models(self) -> dict[str, torch.Tensor]:
         """All parameters of the models, by the names that they have or would have in the optimizer."""
         found = {f"{model.key}.{name}": one for model in self.models for name, one in model.module.named_parameters()}
@@ -173,7 +119,7 @@ class OptimizerState:
     def layout(self) -> Any:
         """What a saved state is placed like: each tensor of a parameter's state like the parameter."""
         state = {name: _Everything(parameter) for name, parameter in self._of_models().items()}
-        return {"state": state, "options": self._options()} | self._unnamed(parts(self.optimizer))
+        return {"state": state, "options": self._options(), **self._unnamed(parts(self.optimizer))}
 
     def wanted(self) -> Callable[[Keys], bool]:
         """Whether this rank takes the item of a saved state that has these keys; the options of all parameters, because
@@ -185,20 +131,18 @@ class OptimizerState:
     def differences(self, state: dict[str, Any]) -> Differences:
         if not {"state", "options"} <= set(state):
             return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
-        options, joining = state["options"], self._joining(state["options"])
+        options, free = state["options"], self._of_models()
         numbers = {name: number for name, _, _, number in self._named()}
         elsewhere = {name for model in self.models for name in model.names_elsewhere}
         found = Differences(hints(sorted(numbers.keys() - set(options)), options))
-        numbers |= {name: options[name]["group"] for name in joining}
+        numbers |= {name: options[name]["group"] for name in joining(options, free, self._named())}
         unknown = [name for name in options if name not in numbers and name not in elsewhere]
-        free = self._of_models()
         found.unexpected = hints([name for name in unknown if name not in free], numbers)
         found.unexpected += [
             f"{name}, which is in no group here; add it before the load" for name in unknown if name in free
         ]
-        prefixes = [part.prefix for part in parts(self.optimizer)]
-        found.wrong = [*self._wrong_inside(state, numbers), *wrong_groups(options, self._groups(numbers), prefixes)]
-        found.wrong += self._unplaced(state)
+        wrong = wrong_groups(self.optimizer, self._named(), numbers, options)
+        found.wrong = [*self._wrong_inside(state, numbers), *wrong, *self._unplaced(state)]
         return found
 
     def _wrong_inside(self, state: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:

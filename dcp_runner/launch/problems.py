@@ -89,7 +89,8 @@ def _no_options(config: RunConfig) -> Iterator[str]:
     from hydra.errors import InstantiationException
     from hydra.utils import instantiate
 
-    if not config.resume_override:
+    keys = [key for key in config.resume_override if _may_be_option(key)]
+    if not keys:
         return
     try:
         trained = [parameter for parameter in _outline(config).parameters() if parameter.requires_grad]
@@ -98,7 +99,7 @@ def _no_options(config: RunConfig) -> Iterator[str]:
         yield f"optim: building it fails: {error.__cause__ or error}"
         return
     options = sorted({key for group in groups for key in group} - {"params", "param_names"})
-    for key in config.resume_override:
+    for key in keys:
         if (option := key.removeprefix("optim.")) not in options:
             near = did_you_mean(option, options, below="optim.")
             yield f"resume_override: {key} is no option of the optimizer's groups{near or f'; they are {options}'}"
@@ -200,11 +201,15 @@ def _overridden(config: RunConfig) -> Iterator[str]:
     for key in config.resume_override:
         if key not in keys:
             yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, keys)}"
-        elif not key.startswith("optim.") or key.startswith("optim._"):
+        elif not _may_be_option(key):
             yield (
                 f"resume_override: a checkpoint holds no value of {key!r}, so there is none to override; expected "
                 "options of the optimizer, as `optim.lr`. Every other key has its new value without it"
             )
+
+
+def _may_be_option(key: str) -> bool:
+    return key.startswith("optim.") and not key.startswith("optim._")
 
 
 def _unknown(where: str, name: str, known: tuple[str, ...]) -> Iterator[str]:

@@ -98,7 +98,7 @@ def test_layers_that_join_later_are_saved_and_join_again_on_a_resume(
     }
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     assert run(whole, world, **more) == [0] * world
-    for last in (1, 4, 6, 8):
+    for last in (2, 5, 8):
         assert run(parted, world, trainer__max_steps=last, schedule__steps=8, **more) == [0] * world
     assert steps(parted) == steps(whole)
     assert contents(parted / "checkpoints" / "checkpoint-8") == contents(whole / "checkpoints" / "checkpoint-8")

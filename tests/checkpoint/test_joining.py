@@ -1,0 +1,70 @@
+"""Parameters that join an optimizer after its beginning, in a loop of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from solo import alone, bits
+from torch import nn
+
+from dcp_runner import CheckpointError, StateComponent
+
+
+def beginning(seed: int = 0, first: bool = False) -> tuple[Any, Any, Any]:
+    """A model whose second layer is frozen, its optimizer, and their coordinator's components; `first`: it joins before they are made."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    model[1].requires_grad_(False)
+    optimizer = torch.optim.AdamW(model[0].parameters(), 0.1)
+    if first:
+        join(model, optimizer)
+    return model, optimizer, [StateComponent("model", model), StateComponent("optimizer", optimizer)]
+
+
+def join(model: Any, optimizer: Any) -> None:
+    optimizer.add_param_group({"params": [*model[1].requires_grad_().parameters()], "lr": 0.02})
+
+
+def train(model: Any, optimizer: Any, steps: int) -> None:
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.ones(2, 3)).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_they_join_again_on_a_load_or_before_it(first: bool, tmp_path: Path) -> None:
+    model, optimizer, parts = beginning()
+    coordinator = alone(tmp_path, *parts)
+    train(model, optimizer, 2)
+    join(model, optimizer)
+    train(model, optimizer, 2)
+    coordinator.save(4)
+    other, second, more = beginning(1, first)
+    again = alone(tmp_path, *more)
+    again.load(4)
+    assert [group["lr"] for group in second.param_groups] == [0.1, 0.02] and other[1].weight.requires_grad
+    for one, its in ((model, optimizer), (other, second)):
+        train(one, its, 3)
+    assert bits(other.state_dict()) == bits(model.state_dict())
+    again.save(7)
+    third, its, last = beginning(2)
+    alone(tmp_path, *last).load(7)
+    assert len(its.param_groups) == 2 and bits(third.state_dict()) == bits(model.state_dict())
+
+
+def test_what_was_there_from_the_beginning_does_not_come_back_by_itself(tmp_path: Path) -> None:
+    """A layer that is frozen for the new run stays frozen."""
+    model, optimizer, parts = beginning(first=True)
+    train(model, optimizer, 1)
+    alone(tmp_path, *parts).save(1)
+    other, second, more = beginning()
+    with pytest.raises(
+        CheckpointError, match=r"unexpected in the checkpoint: 1\.weight, which is in no group here; add it"
+    ):
+        alone(tmp_path, *more).load(1)
+    alone(tmp_path, *more).load(1, strict=False)
+    assert len(second.param_groups) == 1 and not other[1].weight.requires_grad
