@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo  # what building on the meta device imports, and every run; once here, not in every fork
 import torch.distributed as dist
 from torch.optim import Optimizer
 
@@ -21,6 +22,7 @@ from dcp_runner.checkpoint.plan import split
 from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig
+from dcp_runner.launch.aside import aside
 from dcp_runner.tables import as_text, table
 from dcp_runner.train.progress import Progress
 
@@ -50,9 +52,34 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
 
 
 def show_plan(config: RunConfig) -> str:
-    """The plan of a run that is not started."""
-    with planned(config) as (bound, topology):
-        return plan_table(bound, topology)
+    """The plan of a run that is not started, made in another process.
+
+    Raises:
+        ConfigError: that process ended without a plan.
+    """
+
+    def plan() -> str:
+        with planned(config) as (bound, topology):
+            return plan_table(bound, topology)
+
+    return aside("dry_run: making the plan", plan)
+
+
+def sharing_problems(config: RunConfig) -> list[str]:
+    """What the plan of a run says against its declared sharings; made in another process.
+
+    Raises:
+        ConfigError: that process ended without a plan.
+    """
+
+    def plan() -> list[str]:
+        try:
+            with planned(config):
+                return []
+        except ValueError as error:
+            return [f"sharing: {error}"]
+
+    return aside("sharing: making the plan", plan)
 
 
 @contextmanager
@@ -60,6 +87,7 @@ def planned(config: RunConfig) -> Iterator[tuple[list[Bound], Topology]]:
     """The components of a run that is not started, as rank 0 would see them.
 
     They are real objects on the meta device, in torch's fake process group, which is there as long as the context is.
+    They leave caches and seeds behind: ranks must not be forked from the process that has made them.
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 

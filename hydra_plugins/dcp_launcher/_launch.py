@@ -18,6 +18,7 @@ from submitit import Job
 from submitit.core.utils import FailedJobError, pickle_load
 from submitit.local.local import LocalJob
 
+from dcp_runner.config import ConfigError
 from dcp_runner.launch.leading import RunFailed
 from dcp_runner.launch.prepare import discard_if_empty
 from dcp_runner.sweep.code import copy_code
@@ -141,7 +142,10 @@ def _show(scheduler: str, sweep: Sweep, jobs: Sequence[Planned], options: Mappin
     for job in jobs:
         if job.run and (job.run.parallel, job.run.model, job.run.sharing) not in shown:
             shown.append((job.run.parallel, job.run.model, job.run.sharing))
-            print(f"== plan of job {job.record.number}: {' '.join(job.record.overrides)}\n{show_plan(job.run)}")
+            try:
+                print(f"== plan of job {job.record.number}: {' '.join(job.record.overrides)}\n{show_plan(job.run)}")
+            except ConfigError as error:
+                _refuse([f"job {job.record.number}: {problem}" for problem in error.problems])
     (sweep.path / "multirun.yaml").unlink(missing_ok=True)  # which Hydra's sweeper writes before it asks us
     discard_if_empty(sweep.path)
 
