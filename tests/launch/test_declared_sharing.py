@@ -32,7 +32,7 @@ def train(folder: Path, name: str, steps: int, *overrides: str) -> Command:
 
 
 def assert_same_bytes(one: Path, other: Path) -> None:
-    first, second = bytes_of(one / "checkpoints/checkpoint-1"), bytes_of(other / "checkpoints/checkpoint-1")
+    first, second = bytes_of(one / "checkpoint-1"), bytes_of(other / "checkpoint-1")
     assert {name for name in first.keys() | second.keys() if first.get(name) != second.get(name)} == set()
 
 
@@ -46,7 +46,7 @@ def test_what_auto_decides_anyway(topology: str, tmp_path: Path) -> None:
     cut = ARGUMENTS[topology]
     train(tmp_path, "auto", 1, *cut)
     train(tmp_path, "declared", 1, *cut, f"sharing.{DECLARED.get(topology, 'rng=per_rank')}")
-    assert_same_bytes(tmp_path / "outputs/auto", tmp_path / "outputs/declared")
+    assert_same_bytes(tmp_path / "outputs/auto/checkpoints", tmp_path / "outputs/declared/checkpoints")
     if topology in WITH_ANOTHER_LOAD:
         assert "RESUMED step=1" in train(tmp_path, "declared", 2, "parallel=single").out
 
@@ -55,6 +55,7 @@ def test_what_auto_decides_anyway(topology: str, tmp_path: Path) -> None:
 def test_in_a_sweep_too(launcher: str, tmp_path: Path) -> None:
     train(tmp_path, "auto", 1, *ARGUMENTS["fsdp"])
     sweep = ["-m", f"hydra/launcher={launcher}", "hydra.sweep.dir=s", "sharing.rng=auto,per_rank"]
-    train(tmp_path, "unused", 1, *sweep, *ARGUMENTS["fsdp"])
-    assert_same_bytes(tmp_path / "outputs/auto", tmp_path / "s/0")
-    assert_same_bytes(tmp_path / "outputs/auto", tmp_path / "s/1")
+    own = ["checkpoint.root='ck/${hydra:job.num}'"]
+    train(tmp_path, "unused", 1, *sweep, *own, *ARGUMENTS["fsdp"])
+    assert_same_bytes(tmp_path / "outputs/auto/checkpoints", tmp_path / "ck/0")
+    assert_same_bytes(tmp_path / "outputs/auto/checkpoints", tmp_path / "ck/1")
