@@ -5,11 +5,13 @@ without any rank.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch._dynamo  # what building on the meta device imports, and every run; once here, not in every fork
 import torch.distributed as dist
 from torch.optim import Optimizer
 
@@ -21,18 +23,27 @@ from dcp_runner.checkpoint.plan import split
 from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig
+from dcp_runner.launch.aside import aside
 from dcp_runner.tables import as_text, table
 from dcp_runner.train.progress import Progress
 
+UNKNOWN = "unknown"
+
 
 def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
-    """Component, pattern, why, copies, holders, writers and bytes, as text."""
+    """Component, pattern, why, copies, holders, writers and bytes, as text. All ranks of a run call it, because the
+    state of a user's own component may be a collective call.
+    """
     mesh = " x ".join(f"{axis}={degree}" for axis, degree in topology.mesh.items())
     rows = []
     for turn, one in enumerate(bound):
         sizes = state_sizes(one.stateful)
-        writers = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})
         alone = len(one.copies) == 1
+        writers, size = UNKNOWN, UNKNOWN
+        if sizes is not None:
+            ranks = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})
+            writers = rank_text(ranks) if alone else f"{len(ranks)} each"
+            size = _human(sum(sizes.values())) + ("" if alone else " each")
         rows.append(
             (
                 one.key,
@@ -40,8 +51,8 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
                 one.resolved.reason,
                 one.mine.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
                 rank_text(one.mine.holders) if alone else f"{len(one.mine.holders)} each",
-                rank_text(writers) if alone else f"{len(writers)} each",
-                _human(sum(sizes.values())) + ("" if alone else " each"),
+                writers,
+                size,
             )
         )
     columns = ("component", "pattern", "why", "copies", "holders", "writers", "bytes")
@@ -50,9 +61,34 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
 
 
 def show_plan(config: RunConfig) -> str:
-    """The plan of a run that is not started."""
-    with planned(config) as (bound, topology):
-        return plan_table(bound, topology)
+    """The plan of a run that is not started, made in another process.
+
+    Raises:
+        ConfigError: that process ended without a plan.
+    """
+
+    def plan() -> str:
+        with planned(config) as (bound, topology):
+            return plan_table(bound, topology)
+
+    return aside("dry_run: making the plan", plan)
+
+
+def sharing_problems(config: RunConfig) -> list[str]:
+    """What the plan of a run says against its declared sharings; made in another process.
+
+    Raises:
+        ConfigError: that process ended without a plan.
+    """
+
+    def plan() -> list[str]:
+        try:
+            with planned(config):
+                return []
+        except ValueError as error:
+            return [f"sharing: {error}"]
+
+    return aside("sharing: making the plan", plan)
 
 
 @contextmanager
@@ -60,6 +96,7 @@ def planned(config: RunConfig) -> Iterator[tuple[list[Bound], Topology]]:
     """The components of a run that is not started, as rank 0 would see them.
 
     They are real objects on the meta device, in torch's fake process group, which is there as long as the context is.
+    They leave caches and seeds behind: ranks must not be forked from the process that has made them.
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
@@ -85,13 +122,17 @@ class _Position:
         """Nothing to restore."""
 
 
-def state_sizes(stateful: Any) -> dict[str, int]:
+def state_sizes(stateful: Any) -> dict[str, int] | None:
     """Bytes of each tensor and array in a state, by number; for an optimizer that has not stepped yet, of those
-    that it will have.
+    that it will have, or None: only a step on real data would tell.
     """
     if isinstance(stateful, OptimizerState) and not stateful.optimizer.state:
-        stateful = _after_a_step(stateful.optimizer)
-    leaves = [_local(leaf) for leaf in torch.utils._pytree.tree_leaves(stateful.state_dict())]
+        state: Any = _state_after_a_step(stateful.optimizer)
+        if state is None:
+            return None
+    else:
+        state = stateful.state_dict()
+    leaves = [_local(leaf) for leaf in torch.utils._pytree.tree_leaves(state)]
     once = {_memory(leaf): leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes")}
     return {str(number): size for number, size in enumerate(once.values())}
 
@@ -108,17 +149,28 @@ def _memory(leaf: Any) -> Any:
     return leaf.untyped_storage()._cdata, leaf.storage_offset(), leaf.shape, leaf.stride()
 
 
-def _after_a_step(optimizer: Optimizer) -> Optimizer:
-    """A twin on the meta device that has stepped once."""
-    memo: dict[int, Any] = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            twin = torch.nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-            twin.grad = torch.empty_like(twin)
-            memo[id(parameter)] = twin
-    stepped: Optimizer = copy.deepcopy(optimizer, memo)
-    stepped.step()
-    return stepped
+def _state_after_a_step(optimizer: Optimizer) -> dict[str, Any] | None:
+    """What a twin of this rank's part on the meta device holds after a step; None: it cannot step there.
+
+    Only torch's own optimizers are tried. Of them it is known what a step does and raises: anybody else's may raise
+    anything, talk to the other ranks, or count its steps outside of itself.
+    """
+    if not f"{type(optimizer).__module__}.".startswith("torch.optim."):
+        return None
+    twin = copy.copy(optimizer)
+    twin.state = defaultdict(dict)
+    twin.param_groups = [{**group, "params": [_twin(one) for one in group["params"]]} for group in twin.param_groups]
+    try:
+        twin.step()
+    except (RuntimeError, AssertionError, TypeError):  # reads a value; is fused or capturable; needs a closure
+        return None
+    return twin.state_dict()
+
+
+def _twin(parameter: torch.Tensor) -> torch.nn.Parameter:
+    twin = torch.nn.Parameter(torch.empty_like(_local(parameter), device="meta"), parameter.requires_grad)
+    twin.grad = torch.empty_like(twin) if parameter.requires_grad else None
+    return twin
 
 
 def _human(size: float) -> str:

@@ -10,7 +10,6 @@ notice the lost peer at their next exchange, and those that cannot are killed af
 
 from __future__ import annotations
 
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
+from dcp_runner.launch.aside import die_with
 from dcp_runner.launch.folder import OUTCOMES, attempt_dir
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import Ended, Exit, Left, left_notes, note_leaving, read_all, write
@@ -124,7 +124,7 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
     forked while it holds glibc's resolver lock would wait for that lock for ever.
     """
     os.setsid()
-    _die_with(launcher)
+    die_with(launcher)
     stop = StopFlag(own_session=True).install()
     stop.signal = stop.signal or early
     all_started.wait(START_S)
@@ -154,15 +154,6 @@ def _leave_notes(ended: Recorded, rank: int, notes: Path, own: Path) -> None:
         note_leaving(own, rank, ended.code)
     if ended.outcome and not ended.noted:
         write(own, ended.outcome)
-
-
-def _die_with(launcher: int) -> None:
-    """Ask the kernel to end this process when its launcher ends, however that happens."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() != launcher:
-        os._exit(1)
 
 
 def _kill(ranks: set[BaseProcess]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -29,19 +29,21 @@ def check(cfg: DictConfig) -> list[str]:
         config = complete(cfg, world)
     except ConfigError as error:
         return list(error.problems)
-    return [*problems(config), *target_problems(config)] or [*_sharing_problems(config)]
+    found = problems(config)
+    try:
+        found += target_problems(config)
+        return found or _sharing_problems(config)
+    except ConfigError as error:
+        return [*found, *error.problems]
 
 
-def _sharing_problems(config: RunConfig) -> Iterator[str]:
+def _sharing_problems(config: RunConfig) -> list[str]:
     """Declared sharings that would lose something. Makes the plan, and so only where something is declared."""
-    if any(text != AUTO for text in config.sharing.values()):
-        from dcp_runner.plan_view import planned
+    if all(text == AUTO for text in config.sharing.values()):
+        return []
+    from dcp_runner.plan_view import sharing_problems
 
-        try:
-            with planned(config):
-                return
-        except ValueError as error:
-            yield f"sharing: {error}"
+    return sharing_problems(config)
 
 
 def complete(cfg: DictConfig, world: World | None) -> RunConfig:

@@ -1,4 +1,5 @@
-"""What is wrong with a configuration, all of it at once. Pure but for the import of what `_target_`s name.
+"""What is wrong with a configuration, all of it at once. Pure but for the import of what `_target_`s name; what must be
+built for an answer is built in another process.
 
 Every text says what, where, expected, found, and the remedy if it is not plain.
 """
@@ -16,12 +17,14 @@ from typing import Any
 from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.config import RunConfig, did_you_mean, to_plain
+from dcp_runner.launch.aside import aside
 from dcp_runner.launch.degrees import AXES, degrees, world_size
 from dcp_runner.launch.targets import locate, node_problems, signature_problems
 from dcp_runner.train.policies import recorded
 
 COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
 """Parts of the training state that a checkpoint holds and whose sharing can be declared."""
+_BUILDING = "model, parallel.strategy: trying whether they fit"
 _RESUME_WORDS = ("auto", "never", "must", "latest", "best")
 _AT_LEAST = {
     "seed": 0,
@@ -63,7 +66,10 @@ def problems(config: RunConfig, *, exists: Callable[[str], bool] = os.path.exist
 
 def target_problems(config: RunConfig) -> list[str]:
     """Import paths that lead nowhere, keys that their targets do not take, and what the strategy says against the
-    run. Imports the targets; may build the model, without data.
+    run. Imports the targets; may build the model, without data, in another process.
+
+    Raises:
+        ConfigError: that process ended without an answer.
     """
     found: list[str] = []
     found += node_problems("model", config.model)
@@ -81,7 +87,11 @@ def target_problems(config: RunConfig) -> list[str]:
     except LookupError as error:
         return [*found, f"parallel.strategy={config.parallel.strategy}: {error.args[0]}"]
     found += signature_problems("parallel.options", strategy, list(config.parallel.options), complete=False)
-    return found or [*_no_options(config), *_strategy_problems(config, strategy)]
+    if found:
+        return found
+    if world_size(config.parallel) > 1:
+        import torch._dynamo  # noqa: F401 (slow, and imported by what is done in the other process, and in all ranks)
+    return aside(_BUILDING, lambda: [*_no_options(config), *_strategy_problems(config, strategy)])
 
 
 def _no_options(config: RunConfig) -> Iterator[str]:

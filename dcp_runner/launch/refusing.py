@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, NoReturn, cast
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # the only way to compose before a folder is made
 from hydra._internal.utils import (
@@ -17,12 +17,14 @@ from hydra._internal.utils import (
 )
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import SearchPathQuery
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobRuntime, setup_globals
+from hydra.errors import HydraException
 from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.launch.overrides import Examined, examine, flag_problems
+from dcp_runner.launch.places import hydra_is, places_in_turn, shared_folders
 
 BAD_INPUT = 2
 """Exit code of a command that was refused."""
@@ -52,6 +54,8 @@ def refuse_bad_input(task: TaskFunction, config_path: str | None, config_name: s
         problems += _launcher_problems(found, args)
         if check is not None and found.meant:
             problems += [text for cfg in found.jobs for text in _checked(cfg, check)]
+            if multirun:
+                problems += _shared_folders(loader, args.config_name or config_name, overrides, found.jobs[:1])
     if problems:
         refuse(list(dict.fromkeys(problems)))
 
@@ -79,6 +83,19 @@ def _launcher_problems(found: Examined, args: Namespace) -> list[str]:
     return []
 
 
+def _shared_folders(
+    loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], jobs: Sequence[DictConfig]
+) -> list[str]:
+    """Of jobs that Hydra's own launcher will run here; ours looks at its jobs itself. What hinders looking at all of
+    them, as an interval whose values only the sweeper knows, is told by the sweeper or by `check`.
+    """
+    with suppress(HydraException, OmegaConfBaseException):
+        for job in jobs:
+            if "checkpoint" in job and job.hydra.runtime.choices.get("hydra/launcher") == "basic":
+                return [*shared_folders([*places_in_turn(loader, config_name, overrides, job)])]
+    return []
+
+
 def _checked(cfg: DictConfig, check: Check) -> Sequence[str]:
     """`check` as the program will see it: with Hydra's own node in place, and apart from the configuration."""
     with hydra_is(cfg):
@@ -88,14 +105,3 @@ def _checked(cfg: DictConfig, check: Check) -> Sequence[str]:
         with read_write(bare), open_dict(bare):
             del bare["hydra"]
         return check(bare)
-
-
-@contextmanager
-def hydra_is(cfg: DictConfig) -> Iterator[None]:
-    """What a composed configuration says of Hydra is what the program is told."""
-    before = HydraConfig.instance().cfg
-    HydraConfig.instance().cfg = cast(Any, cfg)
-    try:
-        yield
-    finally:
-        HydraConfig.instance().cfg = before

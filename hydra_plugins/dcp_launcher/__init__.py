@@ -22,6 +22,8 @@ class _DcpLauncher(Launcher):
 
     def __init__(self, **options: Any) -> None:
         self.options = options
+        self._places: list[Any] = []
+        """Where the jobs of all calls write: a sweeper may submit them by and by."""
         self._setting: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -34,7 +36,7 @@ class _DcpLauncher(Launcher):
         from hydra_plugins.dcp_launcher._launch import launch
 
         assert self._setting is not None
-        return launch(self.scheduler, *self._setting, job_overrides, initial_job_idx, dict(self.options))
+        return launch(self.scheduler, *self._setting, job_overrides, initial_job_idx, dict(self.options), self._places)
 
 
 class DcpLocalLauncher(_DcpLauncher):

@@ -18,7 +18,9 @@ from submitit import Job
 from submitit.core.utils import FailedJobError, pickle_load
 from submitit.local.local import LocalJob
 
+from dcp_runner.config import ConfigError
 from dcp_runner.launch.leading import RunFailed
+from dcp_runner.launch.places import Place, shared_folders
 from dcp_runner.launch.prepare import discard_if_empty
 from dcp_runner.sweep.code import copy_code
 from dcp_runner.sweep.follow import first_words, summary, wait
@@ -44,8 +46,10 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first: int,
     options: Mapping[str, Any],
+    places: list[Place],
 ) -> Sequence[JobReturn]:
-    """Submit all jobs, and wait for them unless told otherwise; their returns in order.
+    """Submit all jobs, and wait for them unless told otherwise; their returns in order. `places` are those of the
+    jobs before them in this sweep; theirs are added.
 
     1. read every job's configuration, and refuse the sweep if anything is wrong with one
     2. with `dry_run`, show scripts and plans, and return
@@ -66,6 +70,8 @@ def launch(
     ]
     notice_s = options["signal_delay_s"]
     _refuse([problem for job in jobs for problem in (*job.problems, *without_time(job, notice_s))])
+    places += [job.place for job in jobs if job.place]
+    _refuse([*shared_folders(places)])
     if config.hydra.sweeper._target_ != _BASIC:
         _refuse(unfit_to_optimise(jobs, config.hydra.sweeper._target_, options["wait"]))
     if jobs and all(job.is_dry for job in jobs):
@@ -141,7 +147,10 @@ def _show(scheduler: str, sweep: Sweep, jobs: Sequence[Planned], options: Mappin
     for job in jobs:
         if job.run and (job.run.parallel, job.run.model, job.run.sharing) not in shown:
             shown.append((job.run.parallel, job.run.model, job.run.sharing))
-            print(f"== plan of job {job.record.number}: {' '.join(job.record.overrides)}\n{show_plan(job.run)}")
+            try:
+                print(f"== plan of job {job.record.number}: {' '.join(job.record.overrides)}\n{show_plan(job.run)}")
+            except ConfigError as error:
+                _refuse([f"job {job.record.number}: {problem}" for problem in error.problems])
     (sweep.path / "multirun.yaml").unlink(missing_ok=True)  # which Hydra's sweeper writes before it asks us
     discard_if_empty(sweep.path)
 

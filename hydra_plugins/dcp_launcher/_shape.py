@@ -12,9 +12,9 @@ from omegaconf import DictConfig
 
 from dcp_runner.config import ConfigError, RunConfig, config_hash
 from dcp_runner.launch.degrees import world_size
+from dcp_runner.launch.places import Place, hydra_is, place_of
 from dcp_runner.launch.prepare import complete
 from dcp_runner.launch.problems import problems
-from dcp_runner.launch.refusing import hydra_is
 from dcp_runner.sweep.record import JobRecord
 from dcp_runner.train.config import Device
 
@@ -40,6 +40,8 @@ class Planned:
     run: RunConfig | None
     """None: the app's configuration is not ours; the job is one task."""
     problems: list[str]
+    place: Place | None = None
+    """Where it writes; None: as for `run`, or something is wrong with it."""
 
     @property
     def is_dry(self) -> bool:
@@ -51,6 +53,7 @@ def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, sc
     own = [text for text in overrides if not text.lstrip("+").startswith("resume_sweep")]
     record = JobRecord(number=number, overrides=own)
     run: RunConfig | None = None
+    place: Place | None = None
     found: list[str] = []
     with hydra_is(cfg):
         record.folder = os.path.relpath(sweep / str(cfg.hydra.sweep.subdir), sweep)
@@ -58,6 +61,7 @@ def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, sc
             try:
                 run = complete(cfg, None)
                 found = problems(run)
+                place = place_of(cfg, number, overrides)
             except ConfigError as error:
                 found = list(error.problems)
     if run is not None:
@@ -65,7 +69,7 @@ def plan(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: Path, sc
         if scheduler == "slurm" and not found:
             record.nodes = run.resources.nodes
             record.tasks_per_node = world_size(run.parallel) // run.resources.nodes
-    return Planned(record, cfg, run, [f"job {number}: {problem}" for problem in found])
+    return Planned(record, cfg, run, [f"job {number}: {problem}" for problem in found], place)
 
 
 def without_time(job: Planned, notice_s: int) -> list[str]:

@@ -1,0 +1,88 @@
+"""Which jobs of a sweep would write into one folder, from the command line alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from composing import our_loader
+from hydra.errors import HydraException
+from hydra.types import RunMode
+
+from dcp_runner.launch.places import places_in_turn, shared_folders
+
+GO_ON = "where one would go on from the checkpoints of the other"
+
+
+def told(*overrides: str) -> list[str]:
+    with our_loader() as loader:
+        job = loader.load_configuration("config", ["model=gpt_tiny"], RunMode.RUN)
+        places = [*places_in_turn(loader, "config", ["model=gpt_tiny", *overrides], job)]
+        return [*shared_folders(places)]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    return tmp_path
+
+
+SHARED = {
+    "one root": (["checkpoint.root=ck"], "checkpoint.root: ", "ck"),
+    "one root through other groups": (["checkpoint.root=ck", "optim=adamw,sgd"], "checkpoint.root: ", "ck"),
+    "one subdir": (["hydra.sweep.subdir=x", "hydra.sweep.dir=s"], "hydra.sweep.subdir: ", "s/x"),
+    "a subdir by what is not swept": (["hydra.sweep.subdir='${model.width}'", "hydra.sweep.dir=s"], "hydra.sweep", "s/32"),
+    "one absolute subdir": (["hydra.sweep.subdir=/tmp/x", "hydra.sweep.dir='s/${seed}'"], "hydra.sweep.subdir", "/tmp/x"),
+    "a link": (["checkpoint.root=real/ck,./link/../link/ck"], "checkpoint.root: ", "real/ck"),
+    "another job's own": (["hydra.sweep.dir=s", "checkpoint.root=null,s/0/checkpoints"], "checkpoint.root: ", "s/0/checkpoints"),
+    "a time stamp": (["checkpoint.root='ck/${now:%f}'"], "checkpoint.root: ", "ck/"),
+    "the name": (["name=x", "checkpoint.root='ck/${name}'"], "checkpoint.root: ", "ck/x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARED)
+def test_two_jobs_in_one_folder(case: str, here: Path) -> None:
+    overrides, key, folder = SHARED[case]
+    swept = [] if any("," in text and "{" not in text for text in overrides) else ["seed=0,1"]
+    (text,) = told(*swept, *overrides)
+    assert text.startswith(key) and f"write to {here / folder}" in text and GO_ON in text
+    if swept:
+        assert "jobs 0 (seed=0) and 1 (seed=1) write" in text
+
+
+def test_all_that_is_shared_is_told_once_each(here: Path) -> None:
+    first, second = told("seed=range(0,50)", "hydra.sweep.dir=s", "hydra.sweep.subdir=x", "checkpoint.root=ck")
+    assert first.startswith("hydra.sweep.subdir: jobs 0 (seed=0) and 1 (seed=1) and 48 more write to")
+    assert second.startswith("checkpoint.root: jobs 0 (seed=0) and 1 (seed=1) and 48 more write to")
+
+
+def test_the_third_pair_of_many_values(here: Path) -> None:
+    """Not every combination of values is composed for the other checks."""
+    texts = told("seed=range(0,12)", "data.batch_size=8,16", "checkpoint.root='ck/${seed}-${data.batch_size}'")
+    assert texts == []
+    texts = told("seed=range(0,12)", "data.batch_size=8,16", "checkpoint.root='ck/${seed}'")
+    assert len(texts) == 12 and "jobs 14 (data.batch_size=8) and 15 (data.batch_size=16) write" in texts[7]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["checkpoint.root='ck/${hydra:job.num}'"],
+        ["checkpoint.root='ck-${seed}'"],
+        ["checkpoint.root='${hydra:runtime.output_dir}/ck'"],
+        ["checkpoint.root=ck", "hydra.job.chdir=true"],
+        ["hydra.sweep.subdir='${hydra.job.override_dirname}'"],
+        ["hydra.sweep.subdir=x", "hydra.sweep.dir='s/${seed}'"],
+    ],
+    ids=str,
+)
+def test_folders_of_their_own(overrides: list[str]) -> None:
+    assert told("seed=0,1,2", *overrides) == []
+
+
+def test_values_that_only_a_sweeper_knows() -> None:
+    with pytest.raises(HydraException):
+        told("seed=0,1", "optim.lr=interval(0,1)", "checkpoint.root=ck")
