@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.component import Differences
 from dcp_runner.checkpoint.errors import UnstorableError
@@ -17,6 +18,7 @@ from dcp_runner.checkpoint.merge import Keys
 from dcp_runner.checkpoint.modules import PLAIN, ModelState
 from dcp_runner.checkpoint.own_state import check_own, only_own, put_own
 from dcp_runner.checkpoint.placing import place, placing, unplaced
+from dcp_runner.checkpoint.sharded import is_sharded
 from dcp_runner.checkpoint.sharing import Traits
 
 
@@ -80,6 +82,8 @@ class OptimizerState:
 
     def _unnamed(self, found: Sequence[Part]) -> dict[str, Any]:
         shared = {key: value for part in found for key, value in part.shared().items()}
+        if cut := [key for key, value in shared.items() if any(map(is_sharded, tree_leaves(value)))]:
+            raise self._refusal(f"{cut[0]!r} in its `state` is a DTensor that belongs to no parameter")
         return {"shared": shared, "own": only_own(self.optimizer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

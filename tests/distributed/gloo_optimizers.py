@@ -80,6 +80,20 @@ class Several(Optimizer):
             one.param_groups[0]["lr"] *= 0.9
 
 
+class Total(torch.optim.SGD):
+    """Keeps a sum over all parameters."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        with torch.no_grad():
+            self.state["total"] = sum(p.square().sum() for p in self.param_groups[0]["params"]) + self.state.get(
+                "total", 0
+            )
+        for p in self.param_groups[0]["params"]:
+            p.grad.div_(1 + _settled(self.state["total"]))
+        self.state["total"] = _settled(self.state["total"])
+        super().step()
+
+
 def _settled(value: torch.Tensor) -> torch.Tensor:
     """Without a sum that is not made yet."""
     partial = isinstance(value, DTensor) and any(one.is_partial() for one in value.placements)
@@ -138,6 +152,7 @@ OTHERS: dict[str, Maker] = {
     "AggMo": lambda m: more.AggMo(m.parameters(), lr=0.01),
     "statistics": lambda m: Statistics(m.parameters()),
     "statistics and more": lambda m: Statistics(m.parameters(), plain=True),
+    "total": lambda m: Total(m.parameters(), 0.05),
     "one inside": lambda m: Alone(m.parameters(), adam, lr=0.01),
     "several inside": lambda m: Several(m),
 }
