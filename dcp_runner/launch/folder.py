@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from dcp_runner.checkpoint.links import point
 
@@ -40,6 +41,36 @@ def new_attempt(run_dir: Path, hydra_files: Mapping[str, str]) -> int:
         (written / name).write_text(text, encoding="utf-8")
     point(run_dir / ".hydra", Path(ATTEMPTS, str(number), ".hydra"), beside=run_dir / f".hydra.{number}")
     return number
+
+
+def obstacle(folder: Path) -> str | None:
+    """Why a folder, which need not be there, is none and cannot be made; in words for people. Makes nothing."""
+    for place in (folder, *folder.parents):
+        try:
+            place.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink():
+                return f"{place} is a link that leads nowhere"
+            continue
+        except OSError as error:  # too long a name, a circle of links, no permission to look
+            return f"{place}: {error.strerror}"
+        return None if place.is_dir() else f"{place} is no folder"
+    return None
+
+
+def unwritable(folder: Path) -> str | None:
+    """Why nothing can be written to a folder, or it cannot be made. Tried with a file that has no name, in the folder
+    or the nearest one above that is there.
+    """
+    if (why := obstacle(folder)) is not None:
+        return why
+    there = next(place for place in (folder, *folder.parents) if place.is_dir())
+    try:
+        with TemporaryFile(dir=there) as file:
+            file.write(b"anything")
+    except OSError as error:
+        return f"{there}: {error.strerror}"
+    return None
 
 
 def last_attempt(run_dir: Path) -> Path | None:

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -18,6 +19,7 @@ from hydra.core.utils import filter_overrides
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from dcp_runner.launch.folder import obstacle
 from dcp_runner.launch.quick import composer
 
 _REMEDIES = {
@@ -32,6 +34,8 @@ class Place:
 
     number: int
     overrides: Sequence[str]
+    run_dir: str
+    """As it is named."""
     folders: Mapping[str, str]
     """Absolute, without links, with the key that says where each is; the run folder comes first."""
 
@@ -61,7 +65,7 @@ def place_of(cfg: DictConfig, number: int, overrides: Sequence[str]) -> Place:
         started_in = run if cfg.hydra.job.chdir else os.getcwd()
     checkpoints = os.path.join(run, "checkpoints") if root is None else os.path.join(started_in, str(root))
     folders = {os.path.realpath(run): "hydra.sweep.subdir", os.path.realpath(checkpoints): "checkpoint.root"}
-    return Place(number, filter_overrides(list(overrides)), folders)
+    return Place(number, filter_overrides(list(overrides)), run, folders)
 
 
 def places_in_turn(
@@ -98,6 +102,16 @@ def shared_folders(places: Sequence[Place]) -> Iterator[str]:
             f"{key}: jobs {names} write to {folder}, where one would go on from the checkpoints of the other; "
             f"{_REMEDIES[key]}"
         )
+
+
+def blocked_folders(places: Sequence[Place]) -> Iterator[str]:
+    """Why run folders cannot be made, a text for each reason."""
+    told: set[str] = set()
+    for place in places:
+        why = obstacle(Path(place.run_dir))
+        if why is not None and why not in told:
+            told.add(why)
+            yield f"hydra.sweep.subdir: the run folder of job {place.number} cannot be made: {why}"
 
 
 def _name(job: Place, other: Place) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dcp_runner.checkpoint.sharing import AUTO
 from dcp_runner.config import ConfigError, RunConfig, config_hash, literal, load, to_plain
 from dcp_runner.launch.degrees import degrees, resolve_degrees, world_size
-from dcp_runner.launch.folder import new_attempt
+from dcp_runner.launch.folder import new_attempt, obstacle
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.problems import problems, target_problems
 from dcp_runner.launch.world import World, from_env
@@ -63,10 +63,15 @@ def new_job(config: RunConfig, entry: str, run_dir: Path, start: Mapping[str, An
     this start belongs to.
 
     Raises:
-        OSError: the run folder cannot be written.
+        ConfigError: the run folder cannot be written.
     """
     plain = to_plain(config)
-    attempt = new_attempt(run_dir, _hydra_files(plain))
+    try:
+        attempt = new_attempt(run_dir, _hydra_files(plain))
+    except OSError as error:
+        where = Path(error.filename or run_dir)
+        why = obstacle(where) or f"{where}: {error.strerror}"
+        raise ConfigError(f"run folder: it cannot be written: {why}") from error
     digest = config_hash(config)
     return Job(entry=entry, config=plain, config_hash=digest, run_dir=str(run_dir), attempt=attempt, **start)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl  # the only way to compose before a folder is made
@@ -23,8 +24,9 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from dcp_runner.launch.folder import unwritable
 from dcp_runner.launch.overrides import Examined, examine, flag_problems
-from dcp_runner.launch.places import hydra_is, places_in_turn, shared_folders
+from dcp_runner.launch.places import blocked_folders, hydra_is, places_in_turn, shared_folders
 
 BAD_INPUT = 2
 """Exit code of a command that was refused."""
@@ -55,7 +57,8 @@ def refuse_bad_input(task: TaskFunction, config_path: str | None, config_name: s
         if check is not None and found.meant:
             problems += [text for cfg in found.jobs for text in _checked(cfg, check)]
             if multirun:
-                problems += _shared_folders(loader, args.config_name or config_name, overrides, found.jobs[:1])
+                problems += _folders_of_jobs(loader, args.config_name or config_name, overrides, found.jobs[:1])
+        problems += [] if problems else _unwritable(found.jobs[:1], multirun)
     if problems:
         refuse(list(dict.fromkeys(problems)))
 
@@ -83,7 +86,7 @@ def _launcher_problems(found: Examined, args: Namespace) -> list[str]:
     return []
 
 
-def _shared_folders(
+def _folders_of_jobs(
     loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], jobs: Sequence[DictConfig]
 ) -> list[str]:
     """Of jobs that Hydra's own launcher will run here; ours looks at its jobs itself. What hinders looking at all of
@@ -92,8 +95,19 @@ def _shared_folders(
     with suppress(HydraException, OmegaConfBaseException):
         for job in jobs:
             if "checkpoint" in job and job.hydra.runtime.choices.get("hydra/launcher") == "basic":
-                return [*shared_folders([*places_in_turn(loader, config_name, overrides, job)])]
+                places = [*places_in_turn(loader, config_name, overrides, job)]
+                return [*shared_folders(places), *blocked_folders(places)]
     return []
+
+
+def _unwritable(jobs: Sequence[DictConfig], multirun: bool) -> Iterator[str]:
+    """The folder that Hydra makes before anything else, of a run or of a whole sweep."""
+    key = "hydra.sweep.dir" if multirun else "hydra.run.dir"
+    for cfg in jobs:
+        with suppress(OmegaConfBaseException), hydra_is(cfg):  # what cannot be resolved is told by Hydra
+            folder = Path(str(OmegaConf.select(cfg, key))).absolute()
+            if why := unwritable(folder):
+                yield f"{key}={folder}: it cannot be written: {why}"
 
 
 def _checked(cfg: DictConfig, check: Check) -> Sequence[str]:

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         sweep = record.read(given.sweep.absolute())
         jobs = _chosen(sweep, given.jobs)
-    except (FileNotFoundError, LookupError) as error:
+    except (OSError, LookupError) as error:
         print(f"dcp-runner {given.command}: {error}", file=sys.stderr)
         return BAD_INPUT
     try:
@@ -37,6 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     except NoAnswerError as error:
         print(f"dcp-runner {given.command}: the scheduler does not answer: {error}", file=sys.stderr)
         return NO_ANSWER
+    except OSError as error:  # its folder is read-only, full or gone
+        print(f"dcp-runner {given.command}: {error}", file=sys.stderr)
+        return BAD_INPUT
 
 
 def _parser() -> argparse.ArgumentParser:

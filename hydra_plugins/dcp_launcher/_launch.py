@@ -19,8 +19,9 @@ from submitit.core.utils import FailedJobError, pickle_load
 from submitit.local.local import LocalJob
 
 from dcp_runner.config import ConfigError
+from dcp_runner.launch.folder import obstacle
 from dcp_runner.launch.leading import RunFailed
-from dcp_runner.launch.places import Place, shared_folders
+from dcp_runner.launch.places import Place, blocked_folders, shared_folders
 from dcp_runner.launch.prepare import discard_if_empty
 from dcp_runner.sweep.code import copy_code
 from dcp_runner.sweep.follow import first_words, summary, wait
@@ -71,13 +72,17 @@ def launch(
     notice_s = options["signal_delay_s"]
     _refuse([problem for job in jobs for problem in (*job.problems, *without_time(job, notice_s))])
     places += [job.place for job in jobs if job.place]
-    _refuse([*shared_folders(places)])
+    _refuse([*shared_folders(places), *blocked_folders(places)])
     if config.hydra.sweeper._target_ != _BASIC:
         _refuse(unfit_to_optimise(jobs, config.hydra.sweeper._target_, options["wait"]))
     if jobs and all(job.is_dry for job in jobs):
         _show(scheduler, Sweep(path=folder, scheduler=scheduler), jobs, options)
         return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
-    sweep, left, problems = opened(folder, scheduler, jobs)
+    try:
+        sweep, left, problems = opened(folder, scheduler, jobs)
+    except OSError as error:
+        why = obstacle(folder) or error
+        raise NotSubmitted(f"nothing was submitted: hydra.sweep.dir={folder} cannot be written: {why}") from error
     _refuse(problems)
     handles = _submit(sweep, left, context, task, options)
     gc.freeze()  # all that was composed stays to the end, and is not looked through there either
@@ -122,15 +127,15 @@ def _submit(
     if options["snapshot"] and jobs:
         try:
             place = copy_code(Path.cwd(), sweep.path)
-        except FileNotFoundError as error:
+        except OSError as error:
             _refuse([str(error)])
         first = shlex.quote(f"{place}{os.pathsep}{Path.cwd()}")
         setup += [f"export PYTHONSAFEPATH=1 PYTHONPATH={first}${{PYTHONPATH:+:$PYTHONPATH}}"]
-    ready = travelling(jobs, sweep, context, task)
-    sweep.write()
     try:
+        ready = travelling(jobs, sweep, context, task)
+        sweep.write()
         return (submit_to_slurm if sweep.scheduler == "slurm" else submit_here)(sweep, ready, options, setup)
-    except (FailedJobError, RuntimeError) as error:
+    except (FailedJobError, RuntimeError, OSError) as error:
         taken = [str(job.record.number) for job in jobs if job.record.ids]
         done = f"; submitted are only the jobs {', '.join(taken)}" if taken else ""
         here = "\n(hydra/launcher=dcp_local runs the jobs on this machine)" if sweep.scheduler == "slurm" else ""
