@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,15 @@ from dcp_runner.checkpoint.files import writing
 from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.rng import seed_all
 from dcp_runner.config import ResumeRng, RunConfig
-from dcp_runner.plan_view import plan_table
+from dcp_runner.plan_view import checkpoint_size, plan_table, sizes_of
 from dcp_runner.tables import as_text, table
 from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Device
 from dcp_runner.train.context import RunContext
+from dcp_runner.train.forecast import forecast
 from dcp_runner.train.loop import Trainer, rng_put_back, to_device
 from dcp_runner.train.place import random_stream
+from dcp_runner.train.policies import effective
 from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
@@ -63,7 +66,8 @@ def train(config: RunConfig, run: RunContext) -> None:
         best=(keep.metric, keep.mode.value),
         config=run.config_hash,
     )
-    log.info("\n%s", plan_table(coordinator.bound, topology))
+    sizes = sizes_of(coordinator.bound)
+    log.info("\n%s", plan_table(coordinator.bound, sizes, topology))
     seed_all(config.seed, 0, random_stream(topology, run.rank))
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
     wish, built = Wish(config.resume, config.resume_skip, fresh), built_options(parts.optimizer)
@@ -75,6 +79,9 @@ def train(config: RunConfig, run: RunContext) -> None:
     override(parts.optimizer, parts.scheduler, built, [key.removeprefix("optim.") for key in config.resume_override])
     with rng_put_back():  # no tracker takes random numbers away
         report = report_of(config, run)
+    if run.rank == 0:
+        size = checkpoint_size(coordinator.bound, sizes)
+        tell_disk(config, config.trainer.max_steps - progress.step, size, coordinator)
     tell_start(report, run, coordinator, loaded, config.resume_override)
     trainer = Trainer(
         config=config.trainer,
@@ -138,6 +145,19 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
 def config_file(run_dir: Path, attempt: str) -> Path:
     """Where a start of the run left its configuration."""
     return run_dir / "attempts" / attempt / "config.json"
+
+
+def tell_disk(config: RunConfig, steps: int, size: int | None, coordinator: CheckpointCoordinator) -> None:
+    """The disk that the checkpoints of these steps will need, and has: a warning where that is too little."""
+    if not config.checkpoint.saves:
+        return
+    evaluates = config.data.eval is not None and config.trainer.eval_every is not None
+    kept = replace(config.checkpoint, keep=effective(config.checkpoint.keep, evaluates))
+    text, enough = forecast(kept, steps, size, coordinator.storage.root)
+    if enough:
+        log.info("%s", text)
+    else:
+        log.warning("%s. checkpoint.keep.last keeps fewer, checkpoint.root is another disk", text)
 
 
 def tell_start(

@@ -25,25 +25,27 @@ from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.config import RunConfig
 from dcp_runner.launch.aside import aside
 from dcp_runner.tables import as_text, table
+from dcp_runner.train.forecast import human
 from dcp_runner.train.progress import Progress
 
 UNKNOWN = "unknown"
 
 
-def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
-    """Component, pattern, why, copies, holders, writers and bytes, as text. All ranks of a run call it, because the
-    state of a user's own component may be a collective call.
-    """
+Sizes = dict[str, int] | None
+"""Bytes of each tensor of a component's copy, by number; None: unknown."""
+
+
+def plan_table(bound: Sequence[Bound], sizes_of: Sequence[Sizes], topology: Topology) -> str:
+    """Component, pattern, why, copies, holders, writers and bytes, as text."""
     mesh = " x ".join(f"{axis}={degree}" for axis, degree in topology.mesh.items())
     rows = []
-    for turn, one in enumerate(bound):
-        sizes = state_sizes(one.stateful)
+    for turn, (one, sizes) in enumerate(zip(bound, sizes_of, strict=True)):
         alone = len(one.copies) == 1
         writers, size = UNKNOWN, UNKNOWN
         if sizes is not None:
             ranks = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})
             writers = rank_text(ranks) if alone else f"{len(ranks)} each"
-            size = _human(sum(sizes.values())) + ("" if alone else " each")
+            size = human(sum(sizes.values())) + ("" if alone else " each")
         rows.append(
             (
                 one.key,
@@ -60,6 +62,20 @@ def plan_table(bound: Sequence[Bound], topology: Topology) -> str:
     return as_text(table(columns, rows, title=title, whole=columns[:2], right=columns[-1:]))
 
 
+def sizes_of(bound: Sequence[Bound]) -> list[Sizes]:
+    """Of the copies that this rank holds. All ranks of a run call it, because the state of a user's own component may
+    be a collective call.
+    """
+    return [state_sizes(one.stateful) for one in bound]
+
+
+def checkpoint_size(bound: Sequence[Bound], sizes_of: Sequence[Sizes]) -> int | None:
+    """About how many bytes a checkpoint has, if all copies are as large as this rank's; None: unknown."""
+    if None in sizes_of:
+        return None
+    return sum(sum(sizes.values()) * len(one.copies) for one, sizes in zip(bound, sizes_of, strict=True) if sizes)
+
+
 def show_plan(config: RunConfig) -> str:
     """The plan of a run that is not started, made in another process.
 
@@ -69,7 +85,7 @@ def show_plan(config: RunConfig) -> str:
 
     def plan() -> str:
         with planned(config) as (bound, topology):
-            return plan_table(bound, topology)
+            return plan_table(bound, sizes_of(bound), topology)
 
     return aside("dry_run: making the plan", plan)
 
@@ -122,7 +138,7 @@ class _Position:
         """Nothing to restore."""
 
 
-def state_sizes(stateful: Any) -> dict[str, int] | None:
+def state_sizes(stateful: Any) -> Sizes:
     """Bytes of each tensor and array in a state, by number; for an optimizer that has not stepped yet, of those
     that it will have, or None: only a step on real data would tell.
     """
@@ -171,11 +187,3 @@ def _twin(parameter: torch.Tensor) -> torch.nn.Parameter:
     twin = torch.nn.Parameter(torch.empty_like(_local(parameter), device="meta"), parameter.requires_grad)
     twin.grad = torch.empty_like(twin) if parameter.requires_grad else None
     return twin
-
-
-def _human(size: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.4g} {unit}"
-        size /= 1000
-    return f"{size:.4g} TB"

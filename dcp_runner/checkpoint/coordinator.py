@@ -19,11 +19,11 @@ from dcp_runner.checkpoint.reading import (
     check_files,
     check_whole,
     parse_manifest,
-    superfluous_retired,
     whole_checkpoints,
 )
 from dcp_runner.checkpoint.rehearsal import rehearse
 from dcp_runner.checkpoint.saving import AddFiles, save
+from dcp_runner.checkpoint.scores import Scores, superfluous_retired
 from dcp_runner.checkpoint.storage import Storage
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.checkpoint.verify import verify_declared
@@ -78,6 +78,7 @@ class CheckpointCoordinator:
         self._check = Check(check)
         self._best = best
         self._config = config
+        self._scores = Scores(self.storage)
         self.origin: Mapping[str, Any] = {}
         """What every manifest tells of the run beside its configuration; the same on every rank."""
 
@@ -224,6 +225,11 @@ class CheckpointCoordinator:
             return None
         with chosen(self.comm, self.storage, "latest", self._best) as (folder, *_):
             return folder
+
+    def metrics(self) -> dict[int, Mapping[str, float]]:
+        """The metrics of the valid checkpoints by step, ascending; reads what it has not read before."""
+        found = self.comm.from_first("list", lambda: [*self._scores().items()])
+        return {step: metrics for step, metrics in found}
 
     def list(self) -> dict[int, CheckpointManifest]:
         """The valid checkpoints by step, ascending: a damaged one hides no other. `steps` has them all."""

@@ -46,7 +46,8 @@ def read_manifest(folder: Path) -> bytes:
         return file.read()
 
 
-def _manifest_of(folder: Path, data: bytes) -> CheckpointManifest:
+def manifest_of(folder: Path, data: bytes) -> CheckpointManifest:
+    """The manifest of these bytes. Raises IntegrityError, also for the folder of another step, NewerFormatError."""
     manifest = CheckpointManifest.parse(data, hash_bytes, f"{folder.name}: {MANIFEST}")
     if is_named_as_checkpoint(folder) and folder.name != f"checkpoint-{manifest.step}":
         raise IntegrityError(f"{folder.name}: its manifest is that of step {manifest.step}")
@@ -64,13 +65,21 @@ def check_whole(folder: Path) -> Whole:
     FileAccessError where the folder cannot be read, NewerFormatError.
     """
     data = read_manifest(folder)
-    manifest = _manifest_of(folder, data)
+    manifest = manifest_of(folder, data)
+    return Whole(manifest, data, check_listing(folder, manifest))
+
+
+def check_listing(folder: Path, manifest: CheckpointManifest) -> tuple[str, ...]:
+    """Paths of what lies in the folder and is not listed, if every listed file is there in its size.
+
+    Raises IntegrityError that names every missing and wrongly sized file, FileAccessError.
+    """
     with reading(folder, folder.name):
         found = listing(folder)
     problems = [_problem(name, record.size, found) for name, record in manifest.files.items()]
     if any(problems):
         raise IntegrityError(f"{folder.name}: " + "; ".join(filter(None, problems)))
-    return Whole(manifest, data, tuple(name for name in found if name not in manifest.files))
+    return tuple(name for name in found if name not in manifest.files)
 
 
 def _problem(name: str, size: int, found: Mapping[str, int | None]) -> str:
@@ -131,27 +140,6 @@ def is_path(which: int | str | Path) -> TypeGuard[str | Path]:
     return which not in ("latest", "best") and not str(which).isdigit()
 
 
-def superfluous_retired(storage: Storage, keep: int) -> list[str]:
-    """Names of all retired checkpoints but so many of those that were saved last. A damaged one counts as the oldest;
-    one that cannot be read stays.
-    """
-    retired = storage.retired()
-    if len(retired) <= keep:
-        return []
-    known = {folder.name: saved for folder in retired if (saved := _saved_at(folder))}
-    return sorted(known, key=lambda name: known[name])[: max(len(known) - keep, 0)]
-
-
-def _saved_at(folder: Path) -> tuple[str, int] | None:
-    try:
-        manifest = parse_manifest(read_manifest(folder))
-    except IntegrityError:
-        return "", 0
-    except (FileAccessError, NewerFormatError):
-        return None
-    return manifest.created, manifest.step
-
-
 def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["min", "max"]) -> Path:
     """The folder that `latest` (the highest committed step), `best`, a step or a path names, whether valid or not.
 
@@ -175,7 +163,7 @@ def find(storage: Storage, which: int | str | Path, metric: str, mode: Literal["
     if which == "latest":
         return storage.path(steps[-1])
     folders = {step: storage.path(step) for step in steps}
-    best = _best({step: _manifest_of(folder, read_manifest(folder)) for step, folder in folders.items()}, metric, mode)
+    best = _best({step: manifest_of(folder, read_manifest(folder)) for step, folder in folders.items()}, metric, mode)
     if best is None:
         raise FileNotFoundError(f"no checkpoint in {storage.root} has the metric {metric!r}")
     return storage.path(best)

@@ -30,17 +30,21 @@ def most_at_once(config: CheckpointConfig, steps: int) -> int | None:
     return kept if made is None else min(kept, made)
 
 
-def forecast(config: CheckpointConfig, steps: int, size: int, root: Path) -> tuple[str, bool]:
+def forecast(config: CheckpointConfig, steps: int, size: int | None, root: Path) -> tuple[str, bool]:
     """What the checkpoints of a run will need and what its disk has, for people; and whether that is enough.
 
-    `steps` are still to be done, and each checkpoint has `size` bytes. What lies in `root` already is not counted.
+    `steps` are still to be done, and each checkpoint has `size` bytes (None: unknown). What lies in `root` already is
+    not counted.
     """
     count = most_at_once(config, steps)
     free = shutil.disk_usage(_existing(root)).free
     has = f"{human(free)} free in {root}"
+    each = "unknown size" if size is None else f"about {human(size)}"
     if count is None:
-        return f"DISK: about {human(size)} for each checkpoint, and all stay (checkpoint.keep.last=null); {has}", True
-    what = f"{count} checkpoint{'s' if count != 1 else ''} of about {human(size)}"
+        return f"DISK: checkpoints of {each}, and all stay (checkpoint.keep.last=null); {has}", True
+    what = f"{count} checkpoint{'s' if count != 1 else ''} of {each}"
+    if size is None:
+        return f"DISK: up to {what} at once; {has}", True
     return f"DISK: up to {what} at once, {human(count * size)}; {has}", count * size <= free
 
 

@@ -179,9 +179,8 @@ class Trainer:
 
     def _retain(self) -> None:
         """Delete what no rule of checkpoint.keep keeps."""
-        metrics_of = {step: manifest.metrics for step, manifest in self.coordinator.list().items()}
         protected = [self.source] if self.source is not None else []
-        for old in self.coordinator.delete(superfluous(metrics_of, self.keep, protected)):
+        for old in self.coordinator.delete(superfluous(self.coordinator.metrics(), self.keep, protected)):
             self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
 
 
