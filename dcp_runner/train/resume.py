@@ -15,11 +15,12 @@ from dcp_runner.checkpoint.files import is_there
 from dcp_runner.checkpoint.loading import LoadReport
 from dcp_runner.checkpoint.reading import find, is_named_as_checkpoint
 from dcp_runner.checkpoint.storage import MANIFEST, Storage
+from dcp_runner.train.errors import TrainError
 
 log = logging.getLogger("dcp_runner.train")
 
 
-class ResumeError(RuntimeError):
+class ResumeError(TrainError):
     """The wish in `resume` cannot be fulfilled; said the same on every rank."""
 
 
