@@ -11,7 +11,10 @@ Read in this order.
     quick       composing the jobs of a sweep once
     degrees     how many ranks, and how they are laid out
     targets     what is wrong with a `_target_`
-    problems    what is wrong with a configuration
+    problems    what is wrong with the values of a configuration
+    aside       work with real objects in another process
+    building    what is wrong with what it builds
+    places      where the jobs of a sweep write
     folder      where a run lives
     job         what every rank is given
     prepare     from a composed configuration to a job

@@ -14,10 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from dcp_runner.checkpoint.sharing import AUTO
 from dcp_runner.config import ConfigError, RunConfig, config_hash, literal, load, to_plain
+from dcp_runner.launch.building import target_problems
 from dcp_runner.launch.degrees import degrees, resolve_degrees, world_size
 from dcp_runner.launch.folder import new_attempt, obstacle
 from dcp_runner.launch.job import Job
-from dcp_runner.launch.problems import problems, target_problems
+from dcp_runner.launch.problems import problems
 from dcp_runner.launch.world import World, from_env
 from dcp_runner.train.config import Device
 

@@ -1,30 +1,21 @@
-"""What is wrong with a configuration, all of it at once. Pure but for the import of what `_target_`s name; what must be
-built for an answer is built in another process.
+"""What is wrong with the values of a configuration, all of it at once. Pure. What its `_target_`s say is building.py's.
 
 Every text says what, where, expected, found, and the remedy if it is not plain.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from functools import partial
 from pathlib import PurePath
 from typing import Any
 
-from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.config import RunConfig, did_you_mean, to_plain
-from dcp_runner.launch.aside import aside
-from dcp_runner.launch.degrees import AXES, degrees, world_size
-from dcp_runner.launch.targets import locate, node_problems, signature_problems
-from dcp_runner.train.policies import recorded
+from dcp_runner.launch.degrees import AXES, world_size
 
 COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
 """Parts of the training state that a checkpoint holds and whose sharing can be declared."""
-_BUILDING = "model, parallel.strategy: trying whether they fit"
 _RESUME_WORDS = ("auto", "never", "must", "latest", "best")
 _AT_LEAST = {
     "seed": 0,
@@ -64,116 +55,6 @@ def problems(config: RunConfig, *, exists: Callable[[str], bool] = os.path.exist
     return [*_ranges(to_plain(config)), *_names(config, exists), *_contradictions(config)]
 
 
-def target_problems(config: RunConfig) -> list[str]:
-    """Import paths that lead nowhere, keys that their targets do not take, and what the strategy says against the
-    run. Imports the targets; may build the model, without data, in another process.
-
-    Raises:
-        ConfigError: that process ended without an answer.
-    """
-    found: list[str] = []
-    found += node_problems("model", config.model)
-    found += _loss_problems(config.loss)
-    found += node_problems("data.train", config.data.train)
-    if config.data.eval is not None:
-        found += node_problems("data.eval", config.data.eval)
-    found += [*node_problems("optim", config.optim, given=("params",))] or _closure_problems(config.optim)
-    for name, node in config.callbacks.items():
-        found += node_problems(f"callbacks.{name}", node)
-    for name, node in config.logger.trackers.items():
-        found += node_problems(f"logger.trackers.{name}", node, given=("run_dir", "run_id"))
-    try:
-        strategy = locate(config.parallel.strategy)
-    except LookupError as error:
-        return [*found, f"parallel.strategy={config.parallel.strategy}: {error.args[0]}"]
-    found += signature_problems("parallel.options", strategy, list(config.parallel.options), complete=False)
-    if found:
-        return found
-    if world_size(config.parallel) > 1:
-        import torch._dynamo  # noqa: F401 (slow, and imported by what is done in the other process, and in all ranks)
-    return aside(_BUILDING, lambda: [*_no_options(config), *_strategy_problems(config, strategy)])
-
-
-def _no_options(config: RunConfig) -> Iterator[str]:
-    """Keys of `optim` that its groups do not have as options. Builds model and optimizer, without data."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    keys = [key for key in config.resume_override if _may_be_option(key)]
-    if not keys:
-        return
-    try:
-        trained = [parameter for parameter in _outline(config).parameters() if parameter.requires_grad]
-        groups = instantiate(config.optim, trained, _convert_="all").param_groups
-    except InstantiationException as error:
-        yield f"optim: building it fails: {error.__cause__ or error}"
-        return
-    options = sorted({key for group in groups for key in group} - {"params", "param_names"})
-    for key in keys:
-        if (option := key.removeprefix("optim.")) not in options:
-            near = did_you_mean(option, options, below="optim.")
-            yield f"resume_override: {key} is no option of the optimizer's groups{near or f'; they are {options}'}"
-
-
-def _strategy_problems(config: RunConfig, kind: Any) -> Iterator[str]:
-    """In a configuration whose targets are right."""
-    from hydra.errors import InstantiationException
-
-    from dcp_runner.train.strategy import Intended, Strategy
-
-    parallel = config.parallel
-    if not (inspect.isclass(kind) and issubclass(kind, Strategy)):
-        yield f"parallel.strategy={parallel.strategy}: it is no dcp_runner.train.strategy.Strategy"
-        return
-    try:
-        strategy = kind(**parallel.options)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        yield f"parallel.options: {error}"
-        return
-    unused = [axis for axis, degree in degrees(parallel).items() if degree > 1 and axis not in strategy.axes]
-    for axis in unused:
-        uses = f"the axes {', '.join(strategy.axes)}" if strategy.axes else "no axis"
-        yield (
-            f"parallel.{axis}={getattr(parallel, axis)}: {kind.__name__} uses {uses}; "
-            "take 1, or another topology (parallel=...)"
-        )
-    share = parallel.dp * parallel.fsdp * config.trainer.accumulate
-    samples = 0 if config.data.batch_size % share else config.data.batch_size // share
-    try:
-        yield from strategy.problems(Intended(degrees(parallel), samples, partial(_outline, config), parallel.plan))
-    except InstantiationException as error:
-        yield f"model: building it fails: {error.__cause__ or error}"
-
-
-def _outline(config: RunConfig) -> Any:
-    """The model on the meta device."""
-    import torch
-    from hydra.utils import instantiate
-
-    with torch.device("meta"):
-        return instantiate(config.model, _convert_="all")
-
-
-def _loss_problems(node: Mapping[str, Any]) -> Iterator[str]:
-    with suppress(LookupError):
-        if inspect.isclass(locate(str(node.get("_target_")))):
-            yield f"loss._target_={node['_target_']}: a class; a function of (outputs, targets) is needed"
-            return
-    yield from node_problems("loss", node, given=("outputs", "targets"))
-
-
-def _closure_problems(node: Mapping[str, Any]) -> Iterator[str]:
-    kind: Any = locate(str(node["_target_"]))
-    if not (inspect.isclass(kind) and hasattr(kind, "step")):
-        return
-    closure = inspect.signature(kind.step).parameters.get("closure")
-    if closure is not None and closure.default is closure.empty:
-        yield (
-            f"optim._target_={node['_target_']}: its step computes the loss several times, by a closure, and the "
-            "training loop computes it once; take another optimizer"
-        )
-
-
 def _ranges(plain: Mapping[str, Any]) -> Iterator[str]:
     for key, least in _AT_LEAST.items():
         value = _value(plain, key)
@@ -211,14 +92,14 @@ def _overridden(config: RunConfig) -> Iterator[str]:
     for key in config.resume_override:
         if key not in keys:
             yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, keys)}"
-        elif not _may_be_option(key):
+        elif not may_be_option(key):
             yield (
                 f"resume_override: a checkpoint holds no value of {key!r}, so there is none to override; expected "
                 "options of the optimizer, as `optim.lr`. Every other key has its new value without it"
             )
 
 
-def _may_be_option(key: str) -> bool:
+def may_be_option(key: str) -> bool:
     return key.startswith("optim.") and not key.startswith("optim._")
 
 
@@ -251,19 +132,8 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
             f"dp {parallel.dp} x fsdp {parallel.fsdp} x accumulate {trainer.accumulate} = {share}; "
             f"try {f'{below} or ' if below else ''}{above}"
         )
-    yield from _metric(config)
     if config.resources.nodes >= 1 and size % config.resources.nodes:
         yield f"resources.nodes={config.resources.nodes}: {size} ranks do not divide into as many equal nodes"
-
-
-def _metric(config: RunConfig) -> Iterator[str]:
-    """The default metric is no problem: without an evaluation it only keeps nothing."""
-    metric, evaluates = config.checkpoint.keep.metric, config.data.eval is not None and bool(config.trainer.eval_every)
-    known = recorded(evaluates)
-    by_callback = evaluates and config.callbacks  # they may add to the metrics of an evaluation
-    if metric not in known and metric != KeepConfig.metric and not by_callback:
-        near = did_you_mean(metric, known)
-        yield f"checkpoint.keep.metric={metric}: nothing records it{near}; this run has {', '.join(known)}"
 
 
 def _value(plain: Mapping[str, Any], key: str) -> Any:

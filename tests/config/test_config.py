@@ -12,7 +12,8 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from dcp_runner.config import ConfigError, ResumeRng, RunConfig, config_hash, from_plain, load, to_plain
-from dcp_runner.launch.problems import problems, target_problems
+from dcp_runner.launch.building import target_problems
+from dcp_runner.launch.problems import problems
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = {

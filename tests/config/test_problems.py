@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from composing import changed, config
 
-from dcp_runner.launch.problems import problems, target_problems
+from dcp_runner.launch.building import target_problems
+from dcp_runner.launch.problems import problems
+from dcp_runner.train.callbacks import Callback
 
 CALLBACK = {"ema": {"_target_": "builtins.dict"}}
 MISTAKES: list[tuple[str, Any, str]] = [
@@ -37,12 +39,6 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("schedule.steps", 0, "schedule.steps: at least 1 (found 0)"),
     ("resume_override", ["optim.lrr"], "no key 'optim.lrr' in the configuration; did you mean `optim.lr`?"),
     ("resume", "lates", "a step, or an existing path; did you mean `latest`?"),
-    (
-        "checkpoint.keep.metric",
-        "val_loss",
-        "nothing records it; did you mean `eval_loss`?; this run has loss, eval_loss",
-    ),
-    ("checkpoint.keep.metric", "grad_norm", "checkpoint.keep.metric=grad_norm: nothing records it; this run has loss"),
     ("resources.nodes", 3, "resources.nodes=3: 4 ranks do not divide"),
 ]
 DDP4 = {"parallel.dp": 4}
@@ -77,14 +73,46 @@ def test_correct_names_are_taken() -> None:
     assert problems(changed({"resume": "/some/run"}), exists=lambda path: path == "/some/run") == []
 
 
-def test_a_metric_that_nothing_records() -> None:
-    keeping = {"checkpoint.keep.last": 1, "callbacks": CALLBACK}
-    assert problems(changed({"checkpoint.keep.metric": "loss", "data.eval": None})) == []
-    assert problems(changed(keeping | {"checkpoint.keep.metric": "accuracy"})) == []  # a callback may
-    for never in ({"data.eval": None}, {"trainer.eval_every": None}):
-        assert problems(changed(keeping | never)) == []  # the default, which counts as keep.best=0
-        (found,) = problems(changed(keeping | never | {"checkpoint.keep.metric": "accuracy"}))
-        assert found == "checkpoint.keep.metric=accuracy: nothing records it; this run has loss"
+class Accuracy(Callback):
+    """Adds a metric to those of an evaluation."""
+
+    def on_evaluate(self, trainer: Any, metrics: Any) -> None:
+        metrics["accuracy"] = 1.0
+
+
+class Ema(Callback):
+    """Adds none."""
+
+
+METRIC = "checkpoint.keep.metric"
+NEVER: list[dict[str, Any]] = [{"data.eval": None}, {"trainer.eval_every": None}]
+
+
+@pytest.mark.parametrize(
+    ("metric", "more", "told"),
+    [
+        ("val_loss", {}, "nothing records it; did you mean `eval_loss`?; this run has loss, eval_loss"),
+        ("grad_norm", {}, "checkpoint.keep.metric=grad_norm: nothing records it; this run has loss, eval_loss"),
+        ("accuracy", {"callbacks": {"ema": {"_target_": "test_problems.Ema"}}}, "nothing records it"),
+        *(("accuracy", never | {"callbacks": {"a": {"_target_": "test_problems.Accuracy"}}}, "this run has loss, and")
+          for never in NEVER),
+    ],
+)  # fmt: skip
+def test_a_metric_that_nothing_records_is_refused(metric: str, more: dict[str, Any], told: str) -> None:
+    (found,) = target_problems(changed({METRIC: metric} | more))
+    assert told in found
+
+
+@pytest.mark.parametrize(
+    ("metric", "more"),
+    [
+        ("loss", NEVER[0]),
+        ("accuracy", {"callbacks": {"a": {"_target_": "test_problems.Accuracy"}}}),
+        *(("eval_loss", never) for never in NEVER),  # the default, which counts as keep.best=0
+    ],
+)
+def test_a_metric_that_is_or_may_be_recorded_is_taken(metric: str, more: dict[str, Any]) -> None:
+    assert target_problems(changed({METRIC: metric} | more)) == []
 
 
 def test_all_problems_at_once() -> None:

@@ -12,7 +12,7 @@ import torch
 from runs import TINY, config, contents, evaluations, run, run_config, steps
 
 import dcp_runner.train.pipeline  # noqa: F401  imported once here, not in every fork
-from dcp_runner.launch.problems import target_problems
+from dcp_runner.launch.building import target_problems
 from dcp_runner.resume_check import verify_resume
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
