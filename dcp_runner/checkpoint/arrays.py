@@ -33,7 +33,7 @@ def check_tensor(tensor: torch.Tensor) -> None:
         raise UnstorableError("tensor on the meta device, which has no data")
 
 
-def memory_of(tensor: torch.Tensor) -> Hashable:
+def memory_of(tensor: torch.Tensor) -> tuple[Hashable, ...]:
     """Equal for two tensors that are the same memory, seen alike."""
     place = tensor.data_ptr() if tensor.numel() else tensor.untyped_storage()._cdata
     return tensor.device, place, tensor.dtype, tuple(tensor.shape), tensor.stride()

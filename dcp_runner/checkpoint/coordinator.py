@@ -105,8 +105,8 @@ class CheckpointCoordinator:
         """
         if self.storage.owner is None:
             made = self.comm.from_first("claim", lambda: asdict(self.storage.claim(self.attempt, identify, self._seen)))
-            self.storage.owner = Owner(**{**made, "identity": Identity(**made["identity"])})
             self.check_visible(writable=True)
+            self.storage.owner = Owner(**{**made, "identity": Identity(**made["identity"])})
         return self.storage.owner.identity
 
     def release(self) -> None:

@@ -77,6 +77,10 @@ class ModelState:
             if isinstance(value, torch.Tensor) and not isinstance(saved, torch.Tensor):
                 found.wrong.append(f"{name}: {type(saved).__name__} saved, a tensor here")
             elif isinstance(value, torch.Tensor):
+                if value.is_meta:
+                    found.wrong.append(
+                        f"{name}: on the meta device here, where nothing can be loaded; to_empty() first"
+                    )
                 if saved.shape != value.shape:
                     found.wrong.append(f"{name}: shape {tuple(saved.shape)} saved, {tuple(value.shape)} here")
                 if saved.dtype != value.dtype:

@@ -178,8 +178,12 @@ def make_once(target: Path, name: str, plain: dict[str, Any], beside: Path) -> b
 
 
 def release(root: Path, mine: Owner) -> None:
-    """Tell other processes that this one writes nothing more. Where that fails, its end tells them."""
+    """Tell other processes that this one writes nothing more, if it still owns the folder. Where that fails, its end
+    tells them.
+    """
     with suppress(OSError):
+        if owner_of(root) != mine:  # replaced by a folder that another run has claimed
+            return
         (root / f"{OWNER}{mine.number}" / RELEASED).touch()
 
 

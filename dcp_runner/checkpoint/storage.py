@@ -40,11 +40,13 @@ class Storage:
         """The claim that the ranks write under; None: they have none."""
 
     def claim(self, attempt: str, identify: Identify, seen: int) -> Owner:
-        """Claim the folder and remove what earlier claims left half-written. See `ownership.claim`."""
-        self.owner = ownership.claim(self.root, attempt, identify, seen)
+        """Claim the folder and remove what earlier claims left half-written. See `ownership.claim`. It is in force once
+        all ranks have set `owner`.
+        """
+        owner = ownership.claim(self.root, attempt, identify, seen)
         flush_way(self.root)
-        self._sweep(self.owner)
-        return self.owner
+        self._sweep(owner)
+        return owner
 
     def release(self) -> None:
         """Tell other processes that the claim, if there is one, is given up."""
@@ -56,7 +58,12 @@ class Storage:
         if self.owner is None:
             raise PermissionError(f"{self.root} has not been claimed, and who has not claimed it writes nothing")
         now = ownership.owner_of(self.root)
-        if now.number >= self.owner.number and now != self.owner:
+        if not now.number:
+            raise FileNotFoundError(
+                f"{self.root} is not the folder any more that attempt {self.owner.attempt} has claimed: it was "
+                "removed, moved or replaced while the run went on; nothing more is saved"
+            )
+        if now != self.owner:
             raise SupersededError(
                 f"{now} has taken {self.root} over from attempt {self.owner.attempt}, which saves nothing more"
             )
@@ -80,12 +87,15 @@ class Storage:
         return self.root / f".staging-{number}-checkpoint-{step}"
 
     def steps(self) -> list[int]:
-        """Steps of the folders named as committed checkpoints, ascending."""
+        """Steps of the folders named as committed checkpoints, ascending. A link counts, wherever it leads: its disk may
+        not be there.
+        """
         try:
             with os.scandir(self.root) as entries:
-                matches = [re.fullmatch(r"checkpoint-(\d+)", entry.name) for entry in entries if entry.is_dir()]
+                names = [entry.name for entry in entries if entry.is_dir() or entry.is_symlink()]
         except FileNotFoundError:
             return []
+        matches = [re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", name) for name in names]
         return sorted(int(match[1]) for match in matches if match)
 
     def names(self) -> list[str]:
@@ -106,10 +116,12 @@ class Storage:
     def begin(self, step: int) -> None:
         """Make the staging folder. Raises FileExistsError where the step is committed already."""
         with self._claimed():
-            if self.path(step).exists():
+            if self.path(step).is_dir():
                 raise FileExistsError(
                     f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
                 )
+            if os.path.lexists(self.path(step)):
+                raise FileExistsError(f"{self.path(step)} is a file or a link, where a checkpoint is to be saved")
             self.discard(self.staging(step))
             self.staging(step).mkdir()
 

@@ -161,7 +161,7 @@ class _Flattener:
         value = value.detach()
         if value.is_conj() or value.is_neg():
             value = value.resolve_conj().resolve_neg()
-        memory = arrays.memory_of(value)
+        memory = (*arrays.memory_of(value), self.flat.boxes.get(path))  # the place of a part is no other part's
         if (value.numel() or part) and memory in self._memory:  # an empty part is tied where the other parts are
             first = self.flat.tied[path] = self._memory[memory]
             return {TAG: "tensor", "v": first}

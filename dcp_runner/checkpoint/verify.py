@@ -47,11 +47,14 @@ def verify(staged: Sequence[Staged], comm: Comm) -> None:
     parts: list[str] = []
     for one in staged:
         claims = [claims_of[one.bound.key] for claims_of in everyone]
-        if one.bound.compared:
-            differing += _compare(one, layers[one.bound.key], [claim["layers"] for claim in claims], comm)
+        told = [claim["layers"] for claim in claims]
+        apart = _layers_apart(one, told) if one.bound.compared else []
+        for text in apart:
+            differing += _examine(one, text, layers[one.bound.key].get(text, {}), comm)
+        if not apart:
+            differing += conflicts(one, [claim["namesakes"] for claim in claims], comm)
         if sum(int(claim["tiling"], 16) for claim in claims) % MODULUS:
             parts += _examine_parts(one, comm)
-        differing += conflicts(one, [claim["namesakes"] for claim in claims], comm)
 
     def raise_own() -> None:
         if differing:
@@ -101,23 +104,24 @@ def _examine_parts(one: Staged, comm: Comm) -> list[str]:
     ]
 
 
-def _compare(
-    one: Staged, layers: Mapping[str, Mapping[str, Entry]], told: Sequence[Mapping[str, str]], comm: Comm
-) -> list[str]:
-    """What this rank has to say about a component, layer by layer. Called by all ranks."""
-    found: list[str] = []
-    for text in sorted({text for layers_of_rank in told for text in layers_of_rank}):
-        copies = one.bound.topology.copies(parse_sharing(text))
-        if any(len({told[rank].get(text) for rank in copy.holders}) > 1 for copy in copies):
-            found += _examine(one, text, copies, layers.get(text, {}), comm)
-    return found
+def _layers_apart(one: Staged, told: Sequence[Mapping[str, str]]) -> list[str]:
+    """The layers of a component in which the holders of a copy have different digests, the same on every rank."""
+    topology, texts = one.bound.topology, sorted({text for of_rank in told for text in of_rank})
+    return [
+        text
+        for text in texts
+        if any(
+            len({told[rank].get(text) for rank in copy.holders}) > 1 for copy in topology.copies(parse_sharing(text))
+        )
+    ]
 
 
-def _examine(one: Staged, text: str, copies: Sequence[Copy], table: Mapping[str, Entry], comm: Comm) -> list[str]:
+def _examine(one: Staged, text: str, table: Mapping[str, Entry], comm: Comm) -> list[str]:
     """What this rank has to say about a layer whose holders differ: nothing, if it is with the majority. Called by all
     ranks.
     """
-    bound, copy = one.bound, next(copy for copy in copies if comm.rank in copy.holders)
+    bound, copies = one.bound, one.bound.topology.copies(parse_sharing(text))
+    copy = next(copy for copy in copies if comm.rank in copy.holders)
     told = comm.exchange("verify", {path: [entry.exact, entry.number, entry.python] for path, entry in table.items()})
     leaves = {rank: {path: Entry(*entry) for path, entry in told[rank].items()} for rank in copy.holders}
     differing = disagreements(leaves)

@@ -141,8 +141,8 @@ def _metric_problems(config: RunConfig) -> Iterator[str]:
     if metric not in known and metric != KeepConfig.metric and not may_add:
         near = did_you_mean(metric, known)
         yield (
-            f"checkpoint.keep.metric={metric}: nothing records it{near}; this run has {', '.join(known)}, and a callback "
-            "may add others in on_evaluate"
+            f"checkpoint.keep.metric={metric}: nothing records it{near}; this run has {', '.join(known)}, and a "
+            "callback may add others in on_evaluate"
         )
 
 

@@ -33,6 +33,7 @@ _AT_LEAST = {
     "checkpoint.keep.last": 1,
     "checkpoint.keep.best": 0,
     "checkpoint.keep.every": 1,
+    "checkpoint.keep.retired": 0,
     "logger.every_steps": 1,
     "resources.nodes": 1,
     "resources.tasks_per_node": 1,

@@ -62,9 +62,11 @@ class Callbacks:
         self.apart = {name: self.by_name[name] for name in apart}
 
     def call(self, hook: str, *arguments: Any) -> None:
+        """Call it on all that have it: a callback need not be a `Callback`."""
         for name, callback in self.by_name.items():
-            with _Named(f"(in {hook} of the callback {name!r})"):
-                getattr(callback, hook)(*arguments)
+            if (called := getattr(callback, hook, None)) is not None:
+                with _Named(f"(in {hook} of the callback {name!r})"):
+                    called(*arguments)
 
     def _stateful(self) -> dict[str, Stateful]:
         stateful = {name: callback for name, callback in self.by_name.items() if isinstance(callback, Stateful)}

@@ -23,11 +23,11 @@ from dcp_runner.data.feed import Feed
 from dcp_runner.train.agreement import StepOutcome, agree, mean
 from dcp_runner.train.callbacks import Callbacks
 from dcp_runner.train.config import NonFinite, TrainerConfig
-from dcp_runner.train.errors import NonFiniteError
+from dcp_runner.train.errors import NonFiniteError, TrainError
 from dcp_runner.train.finite import bad_tensors, by_ranks, not_finite
 from dcp_runner.train.gradients import clip
 from dcp_runner.train.modes import switch
-from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, superfluous
+from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, recorded, superfluous
 from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report
@@ -154,6 +154,11 @@ class Trainer:
             self._not_finite(self.progress.step, not_finite({"eval_loss": total}))
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
+        if self.keep.last is not None and self.keep.best and self.keep.metric not in (*metrics, *recorded(False)):
+            raise TrainError(
+                f"checkpoint.keep.metric={self.keep.metric}: no evaluation records it; this one has "
+                f"{', '.join(metrics)}, which callbacks may add to in on_evaluate"
+            )
         return metrics
 
     def _rehearse(self) -> None:
