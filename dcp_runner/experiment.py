@@ -30,7 +30,7 @@ from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
 from dcp_runner.train.report import Report, RunReport
 from dcp_runner.train.resume import Wish
-from dcp_runner.train.schedule import built_options, override, rate_change
+from dcp_runner.train.schedule import built_options, override, rate_change, set_rate
 from dcp_runner.train.start import begin
 
 log = logging.getLogger("dcp_runner.train")
@@ -72,11 +72,15 @@ def train(config: RunConfig, run: RunContext) -> None:
     fresh = ["rng"] if config.resume_rng is ResumeRng.reseed else []
     wish, built = Wish(config.resume, config.resume_skip, fresh), built_options(parts.optimizer)
     begun = begin(wish, run, coordinator, progress, config.trainer.max_steps)
+    loaded = begun.loaded
     if not begun.trains:
+        if loaded is not None:
+            log.info("%s", changed_keys(loaded, run, config.resume_override).lstrip())
         feed.close()
         return
-    loaded = begun.loaded
     override(parts.optimizer, parts.scheduler, built, [key.removeprefix("optim.") for key in config.resume_override])
+    if loaded is not None:
+        set_rate(parts.scheduler)
     with rng_put_back():  # no tracker takes random numbers away
         report = report_of(config, run)
     if run.rank == 0:
@@ -178,17 +182,18 @@ def tell_start(
     text += f" (config {manifest.config} -> {run.config_hash}, {before} -> {now})"
     components = [(row.component, row.saved, row.here, row.action) for row in loaded.rows]
     text += "\n" + as_text(table(("component", "as saved", "as loaded", "what was done"), components))
-    old = _launched(loaded)
-    keys = _changed_keys(old, run.config, loaded.step, overridden) if old else []
-    if keys:
-        text += "\n" + as_text(table(("changed key", "before", "now", "effect"), keys))
-    text += "".join(f"\n{line}" for line in loaded.notes)
+    text += changed_keys(loaded, run, overridden) + "".join(f"\n{line}" for line in loaded.notes)
     report.event(loaded.step, "resumed", text, source=str(loaded.path))
 
 
-def _changed_keys(old: Any, new: Any, step: int, overridden: list[str]) -> list[tuple[str, str, str, str]]:
-    rate = rate_change(old, new, step, overridden)
-    return [(c.key, str(c.old), str(c.new), c.effect) for c in changes(old, new, overridden, rate)]
+def changed_keys(loaded: LoadReport, run: RunContext, overridden: list[str]) -> str:
+    """A table of what the configuration has otherwise than that of the checkpoint; empty if it is the same."""
+    old, new = _launched(loaded), run.config
+    if not old:
+        return ""
+    found = changes(old, new, overridden, rate_change(old, new, loaded.step, overridden))
+    rows = [(change.key, str(change.old), str(change.new), change.effect) for change in found]
+    return "\n" + as_text(table(("changed key", "before", "now", "effect"), rows)) if rows else ""
 
 
 def _launched(loaded: LoadReport) -> Any:

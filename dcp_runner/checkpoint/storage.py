@@ -87,8 +87,8 @@ class Storage:
         return self.root / f".staging-{number}-checkpoint-{step}"
 
     def steps(self) -> list[int]:
-        """Steps of the folders named as committed checkpoints, ascending. A link counts, wherever it leads: its disk may
-        not be there.
+        """Steps of the folders named as committed checkpoints, ascending. A link counts, wherever it leads: its disk
+        may not be there.
         """
         try:
             with os.scandir(self.root) as entries:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,12 +31,18 @@ def check(cfg: DictConfig) -> list[str]:
         config = complete(cfg, world)
     except ConfigError as error:
         return list(error.problems)
-    found = problems(config)
+    found = problems(config, exists=partial(_may_be_resumed, config))
     try:
         found += target_problems(config)
         return found or _sharing_problems(config)
     except ConfigError as error:
         return [*found, *error.problems]
+
+
+def _may_be_resumed(config: RunConfig, path: str) -> bool:
+    """Whether something stands there; or the run has checkpoints, which may have begun there before it was moved."""
+    root = Path(config.checkpoint.root or output_dir(config.name) / "checkpoints")
+    return os.path.exists(path) or any(root.glob("checkpoint-*"))
 
 
 def _sharing_problems(config: RunConfig) -> list[str]:

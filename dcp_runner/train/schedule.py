@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -67,8 +68,19 @@ def override(optimizer: Optimizer, scheduler: LambdaLR, built: Sequence[Options]
         group.update({key: own[key] for key in keys if key in own})
         if "lr" in keys:
             scheduler.base_lrs[number] = group["initial_lr"] = own["initial_lr"]
-            group["lr"] = own["initial_lr"] * scheduler.lr_lambdas[0](scheduler.last_epoch)
-    scheduler._last_lr = [group["lr"] for group in optimizer.param_groups]
+    set_rate(scheduler)
+
+
+def set_rate(scheduler: LambdaLR) -> None:
+    """Give all groups the learning rate of the next step: the one that was loaded is that of the saved run's curve."""
+    groups, at = scheduler.optimizer.param_groups, scheduler.lr_lambdas[0](scheduler.last_epoch)
+    for group, base in zip(groups, scheduler.base_lrs, strict=False):
+        rate = base * at
+        if isinstance(group["lr"], torch.Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    scheduler._last_lr = [group["lr"] for group in groups]
 
 
 def rate_change(old: Mapping[str, Any], new: Mapping[str, Any], step: int, override: Collection[str] = ()) -> str:
@@ -76,7 +88,7 @@ def rate_change(old: Mapping[str, Any], new: Mapping[str, Any], step: int, overr
 
     Both are plain data. The optimizer's own rate is the old one, unless `optim.lr` is in `override`.
     """
-    (before, was), (after, now) = _planned(old), _planned(new)
+    (before, was), (after, now), (kept, _) = _planned(old), _planned(new), _planned(new, _planned(old)[1])
     end = new["trainer"]["max_steps"]
     if before(step) != after(step):
         one, other = _rate(old) * before(step), _rate(new if "optim.lr" in override else old) * after(step)
@@ -85,7 +97,7 @@ def rate_change(old: Mapping[str, Any], new: Mapping[str, Any], step: int, overr
         text = "the learning rate takes another course from here on"
     else:
         return ""
-    return text + (f" (schedule.steps={was} keeps it)" if was != now else "")
+    return text + (f" (schedule.steps={was} keeps it)" if was != now and kept(step) == before(step) else "")
 
 
 def _rate(config: Mapping[str, Any]) -> float:
@@ -94,9 +106,9 @@ def _rate(config: Mapping[str, Any]) -> float:
     return rate if isinstance(rate, (int, float)) else 1.0
 
 
-def _planned(config: Mapping[str, Any]) -> tuple[Callable[[int], float], int]:
-    """The factor by step, and the steps that it runs over."""
+def _planned(config: Mapping[str, Any], steps: int | None = None) -> tuple[Callable[[int], float], int]:
+    """The factor by step, and the steps that it runs over (None: as configured)."""
     known = {field.name for field in fields(ScheduleConfig)}
     schedule = ScheduleConfig(**{key: value for key, value in config["schedule"].items() if key in known})
-    steps = schedule.steps or config["trainer"]["max_steps"]
-    return factor(replace(schedule, decay=Decay(schedule.decay)), steps), steps
+    steps = steps or schedule.steps or config["trainer"]["max_steps"]
+    return factor(replace(schedule, decay=Decay(schedule.decay), steps=steps), steps), steps

@@ -308,3 +308,27 @@ def test_a_metric_may_be_a_tensor_of_one_number(tmp_path: Path) -> None:
 def test_metadata_that_is_no_json_is_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="component 'box': its metadata is not JSON"):
         alone(tmp_path, StateComponent("box", Box(), metadata={"what": object()}))
+
+
+def test_a_link_to_a_disk_that_is_not_there_is_the_latest_and_damaged(tmp_path: Path) -> None:
+    _, coordinator = saved(tmp_path, {1: 1.0, 2: 0.5})
+    (tmp_path / "checkpoint-3").symlink_to(tmp_path / "unmounted")
+    assert list(coordinator.steps()) == [1, 2, 3] and list(coordinator.list()) == [1, 2]
+    assert "the next valid one is checkpoint-2" in str(failure_of(coordinator, "latest"))
+    with pytest.raises(CheckpointError, match="checkpoint-3 is a file or a link, where a checkpoint is to be saved"):
+        coordinator.save(3)
+
+
+@pytest.mark.parametrize("name", ["checkpoint-00500", "checkpoint-\u0664", "checkpoint-5.old"])
+def test_a_folder_of_another_name_disturbs_nothing(name: str, tmp_path: Path) -> None:
+    _, coordinator = saved(tmp_path, {1: 1.0})
+    (tmp_path / name).mkdir()
+    coordinator.save(2)
+    assert list(coordinator.steps()) == [1, 2] and coordinator.load("latest").step == 2
+
+
+def test_a_model_on_the_meta_device_takes_nothing(tmp_path: Path) -> None:
+    model = torch.nn.Linear(2, 2)
+    alone(tmp_path, StateComponent("model", model)).save(1)
+    live = torch.nn.Linear(2, 2, device="meta")
+    assert "weight: on the meta device here" in str(failure_of(alone(tmp_path, StateComponent("model", live)), 1))

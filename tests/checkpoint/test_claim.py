@@ -328,3 +328,28 @@ def test_claims_are_equal_only_where_all_is(tmp_path: Path) -> None:
     rewrite(tmp_path, pid=1)  # somebody has removed all claims, and another has made the first one
     with pytest.raises(CheckpointError, match="has taken"):
         coordinator.save(1)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_is_removed_under_a_run_is_noticed(again: bool, tmp_path: Path) -> None:
+    """Also where an empty one stands there again."""
+    _, coordinator = boxed(tmp_path / "run", {})
+    coordinator.save(1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    if again:
+        (tmp_path / "run").mkdir()
+    with pytest.raises(CheckpointError, match="was removed, moved or replaced while the run went on"):
+        coordinator.save(2)
+    assert not again or list((tmp_path / "run").iterdir()) == []
+
+
+def test_who_has_lost_the_folder_does_not_release_the_claim_of_another(tmp_path: Path) -> None:
+    """Both claims have number 1, because the first folder was removed."""
+    _, old = boxed(tmp_path / "run", {}, attempt="old")
+    old.save(1)
+    (tmp_path / "run").rename(tmp_path / "moved")
+    _, new = boxed(tmp_path / "run", {}, attempt="new")
+    new.save(1)
+    old.release()
+    assert not owner_of(tmp_path / "run").released
+    new.save(2)

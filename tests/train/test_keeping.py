@@ -112,3 +112,10 @@ def test_what_the_run_resumed_from_is_kept_however_it_was_spelt(
     more: dict[str, Any] = {"checkpoint__every_steps": 1, "checkpoint__keep": {"last": 1, "best": 0}}
     assert run(folder, 1, resume=spelt, trainer__max_steps=5, **more) == [0]
     assert kept(folder).keys() == {2, 5}
+
+
+def test_a_metric_that_no_evaluation_records_ends_the_run_before_anything_is_deleted(tmp_path: Path) -> None:
+    """Its callback adds others, which only an evaluation shows."""
+    keep = {"last": 1, "best": 1, "metric": "accuracy"}
+    assert run(tmp_path, 1, **APART, checkpoint__keep=keep, callbacks=WORSE) == [1]
+    assert kept(tmp_path).keys() == set()
