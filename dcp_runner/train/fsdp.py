@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from dcp_runner.train.place import Place
@@ -28,13 +31,14 @@ class FullyShard(Strategy):
 
     def __init__(self, reshard_after_forward: bool | int | None = None) -> None:
         self.reshard_after_forward = reshard_after_forward
+        self._data: DeviceMesh | None = None
 
     def problems(self, intended: Intended) -> Iterator[str]:
         if intended.degrees["dp"] > 1 and intended.degrees["fsdp"] == 1:
             yield "parallel.fsdp: at least 2 beside parallel.dp, for nothing is sharded otherwise; or take parallel=ddp"
 
     def wrap(self, model: nn.Module, place: Place, plan: Plan) -> nn.Module:
-        mesh = place.along("dp", "fsdp")
+        mesh = self._data = place.along("dp", "fsdp")
         if mesh is None:
             return model.to(place.device)
 
@@ -48,11 +52,28 @@ class FullyShard(Strategy):
         with without_sync(model):
             yield
 
+    def settle_buffers(self, model: nn.Module) -> None:
+        for mesh in (self._data,) if self._data is not None else ():
+            for buffer in persistent_buffers(model):
+                for group in mesh.get_all_groups():  # along each axis in turn, which reaches all from the first rank
+                    dist.broadcast(buffer, group=group, group_src=0)
+
     def evaluated(self, model: nn.Module) -> None:
         """torch leaves what the outermost module has gathered, for a backward that does not come."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
+
+
+def persistent_buffers(model: nn.Module) -> list[torch.Tensor]:
+    """Those that are part of the model's state, each once."""
+    persistent = {
+        id(buffer): buffer
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None and name not in module._non_persistent_buffers_set
+    }
+    return [*persistent.values()]
 
 
 def layer_by_layer(model: nn.Module, plan: Plan, apply: Callable[[nn.Module], Any]) -> nn.Module:

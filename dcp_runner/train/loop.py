@@ -101,6 +101,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
             loss = self.strategy.step(self.model, batches, self.loss)
+        self.strategy.settle_buffers(self.model)
         norm = self.strategy.norm(self.model)
         own = None if loss is None else float(loss)
         outcome = agree(own, float(norm), policy.overdue(), self.stop.signal)

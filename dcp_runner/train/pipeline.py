@@ -99,6 +99,10 @@ class Pipeline(Strategy):
         outputs = self._schedules.forward(model, filled, self._pieces)
         return loss(outputs[: len(inputs)], targets) if model.count - 1 in model.numbers else None
 
+    def settle_buffers(self, model: nn.Module) -> None:
+        for wrapped in model.stages if isinstance(model, Stages) else (model,):
+            self.inner.settle_buffers(wrapped)
+
     def evaluated(self, model: nn.Module) -> None:
         for wrapped in model.stages if isinstance(model, Stages) else (model,):
             self.inner.evaluated(wrapped)

@@ -102,6 +102,12 @@ class Strategy(ABC):
         inputs, targets = batch
         return loss(model(inputs), targets)
 
+    def settle_buffers(self, model: nn.Module) -> None:
+        """After the forward passes of a step: buffers that each rank has updated from its own samples, such as
+        BatchNorm's statistics, become those of the first rank. DistributedDataParallel does so by itself.
+        """
+        return None
+
     def evaluated(self, model: nn.Module) -> None:
         """After the last batch of an evaluation: keep no copies of weights, which may change before the next step."""
         return None

@@ -53,6 +53,7 @@ class TensorParallel(FullyShard):
             styles = {name: style for name, style in styles.items() if isinstance(model.get_submodule(name), nn.Linear)}
             model = parallelize_module(model.to(place.device), mesh, styles, src_data_rank=None)
         if (copies := place.along("dp")) is not None and place.along("fsdp") is None:
+            self._data = copies
 
             def copy(module: nn.Module) -> Any:
                 return replicate(module, mesh=copies)

@@ -90,3 +90,17 @@ def test_other_numbers_of_ranks_see_the_samples_that_one_would_have_seen(dispatc
 @pytest.mark.slow
 def test_through_every_topology(tmp_path: Path) -> None:
     goes_on(["single", *MAIN, "dp_pp_tp-2x2x2"], tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fsdp-2", "hsdp-2x2"])
+def test_statistics_of_batches_are_those_of_the_first_rank_as_under_ddp(name: str, tmp_path: Path) -> None:
+    """BatchNorm's buffers, which every rank updates from its own samples: saved, resumed, and taken to one rank."""
+    parallel, world = ALL[name], world_of(ALL[name])
+    options = {"model": {"_target_": "runs.Normed"}, "trainer__max_steps": 4, "checkpoint__every_steps": 2}
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    assert run(whole, world, parallel=parallel, **options) == [0] * world
+    middle = str(whole / "checkpoints" / "checkpoint-2")
+    assert run(parted, world, parallel=parallel, **options, resume=middle) == [0] * world
+    same_ends(whole, parted)
+    assert run(whole, 1, **options | {"trainer__max_steps": 6}) == [0]
