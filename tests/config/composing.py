@@ -26,13 +26,14 @@ def our_loader() -> Iterator[ConfigLoader]:
 
 
 @cache
-def _loader() -> ConfigLoader:
+def kept_loader() -> ConfigLoader:
+    """One for all."""
     with our_loader() as loader:
         return loader
 
 
 def composed(*overrides: str) -> DictConfig:
-    cfg = _loader().load_configuration("config", list(overrides), RunMode.RUN)
+    cfg = kept_loader().load_configuration("config", list(overrides), RunMode.RUN)
     with open_dict(cfg):
         del cfg["hydra"]
     return cfg

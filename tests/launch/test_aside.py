@@ -121,7 +121,13 @@ def state() -> list[object]:
 
 @pytest.mark.parametrize(
     "overrides",
-    [["parallel=fsdp", "sharing.rng=per_rank"], ["parallel=pipeline"], ["parallel=tp"], ["sharing.model=global"]],
+    [
+        ["parallel=fsdp", "sharing.rng=per_rank"],
+        *(
+            pytest.param([text], marks=pytest.mark.slow)
+            for text in ("parallel=pipeline", "parallel=tp", "sharing.model=global")
+        ),
+    ],
 )
 def test_checks_and_plans_build_nothing_here(
     overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

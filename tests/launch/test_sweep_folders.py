@@ -19,7 +19,7 @@ ROOT, SUBDIR = "checkpoint.root=./ck/../ck", "hydra.sweep.subdir=x"
     ("launcher", "shared"),
     [
         ("basic", ROOT),
-        ("dcp_local", SUBDIR),
+        pytest.param("dcp_local", SUBDIR, marks=pytest.mark.slow),
         pytest.param("basic", SUBDIR, marks=pytest.mark.slow),
         pytest.param("dcp_slurm", ROOT, marks=pytest.mark.slow),
     ],

@@ -58,7 +58,7 @@ def test_folders_that_can(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["link", "real"], "nothing is made for a look"
 
 
-@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir"])
+@pytest.mark.parametrize("key", [pytest.param("hydra.run.dir", marks=pytest.mark.slow), "hydra.sweep.dir"])
 def test_the_command_tells_it_and_starts_nothing(key: str, read_only: Path, tmp_path: Path) -> None:
     sweep = ["-m", "hydra/launcher=dcp_local", "seed=0,1"] if "sweep" in key else []
     made = Command(tmp_path, ours("meet"), [*sweep, f"{key}={read_only}/x", "model=gpt_tiny"]).start()
@@ -70,7 +70,8 @@ def test_the_command_tells_it_and_starts_nothing(key: str, read_only: Path, tmp_
     ]
 
 
-@pytest.mark.parametrize("launcher", ["basic", pytest.param("dcp_local", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "dcp_local"])
 def test_a_file_in_the_place_of_a_jobs_folder(launcher: str, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s/1").touch()
@@ -81,7 +82,9 @@ def test_a_file_in_the_place_of_a_jobs_folder(launcher: str, tmp_path: Path) -> 
     assert "Traceback" not in made.err and not (tmp_path / "s/0").exists()
 
 
-@pytest.mark.parametrize("blocked", ["", "attempts", "logs"])
+@pytest.mark.parametrize(
+    "blocked", ["", *(pytest.param(name, marks=pytest.mark.slow) for name in ("attempts", "logs"))]
+)
 def test_what_blocks_the_run_folder_behind_hydra(blocked: str, tmp_path: Path) -> None:
     """As in somebody else's program, which comes to us when Hydra has done its part."""
     folder = tmp_path / "outputs/run"
