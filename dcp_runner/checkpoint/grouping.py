@@ -18,15 +18,21 @@ Named = tuple[str, torch.Tensor, dict[str, Any], int]
 Options = Mapping[str, Mapping[str, Any]]
 """By name of a parameter."""
 _BESIDE = ("group", "joined")
-"""Stored with a parameter's options: the number of its group, and whether it was added after the beginning."""
+"""Stored with a parameter's options: the number of its group; and, if it was added after the beginning, the key of its
+model, or True in older checkpoints and for a parameter of no model.
+"""
 
 
-def stored_options(optimizer: Optimizer, named: Sequence[Named], first: Collection[int]) -> dict[str, dict[str, Any]]:
-    """The options of each parameter; `first` are the ids of those that were there at the beginning."""
+def stored_options(
+    optimizer: Optimizer, named: Sequence[Named], first: Collection[int], homes: Mapping[int, str]
+) -> dict[str, dict[str, Any]]:
+    """The options of each parameter; `first` are the ids of those that were there at the beginning, `homes` the keys
+    of their models.
+    """
     inside, options = _groups_inside(optimizer), {}
     for name, parameter, group, number in named:
         options[name] = _options(group) | {"group": number}
-        options[name] |= {} if id(parameter) in first else {"joined": True}
+        options[name] |= {} if id(parameter) in first else {"joined": homes.get(id(parameter), True)}
         for prefix, other in inside.get(id(parameter), ()):
             options[name] |= {f"{prefix}{key}": value for key, value in _options(other).items()}
     return options
@@ -61,11 +67,18 @@ def wrong_groups(
                 yield f"{name} and {known[0]} are in one group here, and were saved with different {changed}"
 
 
-def joining(options: Options, free: Mapping[str, torch.Tensor], named: Sequence[Named]) -> dict[str, torch.Tensor]:
-    """Those of the free parameters that are in no group here, and were added to one after the beginning there."""
+def joining(
+    options: Options, free: Mapping[str, torch.Tensor], named: Sequence[Named], homes: Mapping[int, str]
+) -> dict[str, torch.Tensor]:
+    """Those of the free parameters that are in no group here, and were added to one after the beginning there.
+
+    Where the checkpoint does not say of which model it was, only models that are trained here come into question.
+    """
     live = {id(parameter) for _, parameter, _, _ in named}
-    names = [name for name in options if options[name].get("joined") and name in free]
-    return {name: free[name] for name in names if id(free[name]) not in live}
+    trained = {homes[one] for one in live if one in homes} or {*homes.values()}
+    found = {name: free[name] for name, its in options.items() if its.get("joined") and name in free}
+    of = {name: {options[name]["joined"]} - {True} or trained for name in found}
+    return {name: one for name, one in found.items() if id(one) not in live and homes[id(one)] in of[name]}
 
 
 def join(optimizer: Optimizer, options: Options, new: Mapping[str, torch.Tensor]) -> None:

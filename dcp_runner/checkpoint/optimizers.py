@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.component import Differences
 from dcp_runner.checkpoint.errors import UnstorableError
-from dcp_runner.checkpoint.grouping import Named, join, joining, put_options, stored_options, wrong_groups
+from dcp_runner.checkpoint.grouping import Named, Options, join, joining, put_options, stored_options, wrong_groups
 from dcp_runner.checkpoint.hints import hints
 from dcp_runner.checkpoint.inner import Part, parts, split
 from dcp_runner.checkpoint.merge import Keys
-from dcp_runner.checkpoint.modules import PLAIN, ModelState
+from dcp_runner.checkpoint.modules import PLAIN, ModelState, by_names
 from dcp_runner.checkpoint.own_state import check_own, only_own, put_own
 from dcp_runner.checkpoint.placing import place, placing, unplaced
 from dcp_runner.checkpoint.sharded import is_sharded
@@ -42,13 +42,15 @@ class OptimizerState:
         self._first = {id(parameter) for _, parameter, _, _ in self._named()}
         only_own(optimizer)
 
-    def _named(self) -> list[Named]:
+    def _named(self, later: Sequence[tuple[torch.Tensor, int]] = ()) -> list[Named]:
+        """What is in the groups, and `later` (parameter, number of the group) as if it had joined."""
         known = {one: (model.key, name) for model in self.models for one, name in model.names().items()}
         found = [
             (*known.get(id(parameter), ("", f"{number}.{place}")), parameter, group, number)
             for number, group in enumerate(self.optimizer.param_groups)
             for place, parameter in enumerate(group["params"])
         ]
+        found += [(*known[id(parameter)], parameter, {}, number) for parameter, number in later]
         times = Counter(name for _, name, *_ in found)
         return [(name if times[name] == 1 else f"{key}.{name}", *rest) for key, name, *rest in found]
 
@@ -59,7 +61,7 @@ class OptimizerState:
         return {"state": state, "options": self._options(), **{key: value for key, value in more.items() if value}}
 
     def _options(self) -> dict[str, dict[str, Any]]:
-        return stored_options(self.optimizer, self._named(), self._first)
+        return stored_options(self.optimizer, self._named(), self._first, self._homes())
 
     def _state(self, found: Sequence[Part]) -> tuple[dict[str, Any], dict[str, Any]]:
         """State by name, and how it lies on the mesh."""
@@ -88,7 +90,7 @@ class OptimizerState:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         options, own = state_dict["options"], state_dict.get("own")
-        join(self.optimizer, options, joining(options, self._of_models(), self._named()))
+        join(self.optimizer, options, self._joining(options))
         put_options(self.optimizer, self._named(), options)
         self._first -= {id(one) for name, one, _, _ in self._named() if options.get(name, {}).get("joined")}
         self._put(state_dict)
@@ -113,12 +115,17 @@ class OptimizerState:
         for part in found:
             part.put(of[part.prefix], shared[part.prefix])
 
+    def _homes(self) -> dict[int, str]:
+        """id of a parameter -> the key of its model."""
+        return {one: model.key for model in self.models for one in model.names()}
+
     def _of_models(self) -> dict[str, torch.Tensor]:
         """All parameters of the models, by the names that they have or would have in the optimizer."""
-        found = {f"{model.key}.{name}": one for model in self.models for name, one in model.module.named_parameters()}
-        for model in self.models:
-            found |= dict(model.module.named_parameters())
-        return found | {name: parameter for name, parameter, _, _ in self._named()}
+        named = self._named()
+        return by_names(self.models, [one for _, one, *_ in named]) | {name: one for name, one, *_ in named}
+
+    def _joining(self, options: Options) -> dict[str, torch.Tensor]:
+        return joining(options, self._of_models(), self._named(), self._homes())
 
     def layout(self) -> Any:
         """What a saved state is placed like: each tensor of a parameter's state like the parameter."""
@@ -136,10 +143,10 @@ class OptimizerState:
         if not {"state", "options"} <= set(state):
             return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
         options, free = state["options"], self._of_models()
-        numbers = {name: number for name, _, _, number in self._named()}
+        later = [(parameter, options[name]["group"]) for name, parameter in self._joining(options).items()]
+        numbers = {name: number for name, _, _, number in self._named(later)}
         elsewhere = {name for model in self.models for name in model.names_elsewhere}
         found = Differences(hints(sorted(numbers.keys() - set(options)), options))
-        numbers |= {name: options[name]["group"] for name in joining(options, free, self._named())}
         unknown = [name for name in options if name not in numbers and name not in elsewhere]
         found.unexpected = hints([name for name in unknown if name not in free], numbers)
         found.unexpected += [

@@ -68,3 +68,51 @@ def test_what_was_there_from_the_beginning_does_not_come_back_by_itself(tmp_path
         alone(tmp_path, *more).load(1)
     alone(tmp_path, *more).load(1, strict=False)
     assert len(second.param_groups) == 1 and not other[1].weight.requires_grad
+
+
+# -- several models ----------------------------------------------------------------------------------------------------
+
+
+def two(held: str, seed: int = 0) -> tuple[dict[str, Any], Any, list[StateComponent]]:
+    """Two models of the same names, and an optimizer of the first layer of those whose keys are in `held`."""
+    torch.manual_seed(seed)
+    models: dict[str, Any] = {key: nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for key in "GD"}
+    optimizer = torch.optim.AdamW([p for key in held for p in models[key][0].parameters()], 0.1)
+    parts = [*(StateComponent(key, model) for key, model in models.items()), StateComponent("optimizer", optimizer)]
+    return models, optimizer, parts
+
+
+def owners(models: dict[str, Any], optimizer: Any) -> list[list[str]]:
+    names = {id(p): f"{key}.{name}" for key, model in models.items() for name, p in model.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    ("held", "joins"), [("G", ["G1"]), ("D", ["D1"]), ("G", ["D0"]), ("G", ["G1", "D0", "D1"]), ("GD", ["D1", "G1"])]
+)
+def test_a_parameter_joins_again_from_its_own_model(held: str, joins: list[str], tmp_path: Path) -> None:
+    models, optimizer, parts = two(held)
+    coordinator = alone(tmp_path, *parts)
+    for key, layer in joins:
+        optimizer.add_param_group({"params": [*models[key][int(layer)].parameters()], "lr": 0.02})
+    sum(model(torch.ones(2, 3)).square().sum() for model in models.values()).backward()
+    optimizer.step()
+    coordinator.save(1)
+    others, second, more = two(held, 1)
+    alone(tmp_path, *more).load(1)
+    assert owners(others, second) == owners(models, optimizer)
+    assert bits(second.state_dict()) == bits(optimizer.state_dict())
+
+
+def test_a_name_that_means_another_parameter_here_is_refused(tmp_path: Path) -> None:
+    """The second layer of D joined; by its bare name it is that of G, of which the optimizer holds the first."""
+    models, optimizer, parts = two("G")
+    coordinator = alone(tmp_path, *parts)
+    optimizer.add_param_group({"params": [*models["D"][1].parameters()]})
+    coordinator.save(1)
+    others, second, more = two("G", 1)
+    with pytest.raises(CheckpointError, match=r"1\.weight, which is in no group here; add it before the load"):
+        alone(tmp_path, *more).load(1)
+    second.add_param_group({"params": [*others["D"][1].parameters()]})
+    alone(tmp_path, *more).load(1)
+    assert owners(others, second) == owners(models, optimizer)
