@@ -13,7 +13,7 @@ from dcp_runner.checkpoint.component import Differences
 from dcp_runner.checkpoint.errors import UnstorableError
 from dcp_runner.checkpoint.grouping import Named, Options, join, joining, put_options, stored_options, wrong_groups
 from dcp_runner.checkpoint.hints import hints
-from dcp_runner.checkpoint.inner import Part, parts, split
+from dcp_runner.checkpoint.inner import Part, kinds, parts, split
 from dcp_runner.checkpoint.merge import Keys
 from dcp_runner.checkpoint.modules import PLAIN, ModelState, by_names
 from dcp_runner.checkpoint.own_state import check_own, only_own, put_own
@@ -29,9 +29,11 @@ class OptimizerState:
     place. Options are those of the parameter's group, and the group's number. Torch's own get_optimizer_state_dict
     is not used: it takes a step where there is none, and loses options where groups change.
 
-    Where there is such a thing, it also has "shared", state of no single parameter; "own", what nothing but the
-    optimizer's own state_dict finds; "placed", see placing.py; and "inner", the optimizers inside it. Raises
-    UnstorableError for an optimizer of which something would be lost.
+    It also has "kind", its class and those of the optimizers inside it; and, where there is such a thing, "shared",
+    state of no single parameter; "own", what nothing but the optimizer's own state_dict finds; "placed", see
+    placing.py; and "inner", the optimizers inside it.
+
+    Raises UnstorableError for an optimizer of which something would be lost.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, models: Sequence[ModelState]) -> None:
@@ -58,6 +60,7 @@ class OptimizerState:
         found = parts(self.optimizer)
         state, placed = self._state(found)
         more = self._unnamed(found) | {"placed": placed, "inner": [part.prefix for part in found[1:]]}
+        more["kind"] = kinds(self.optimizer)
         return {"state": state, "options": self._options(), **{key: value for key, value in more.items() if value}}
 
     def _options(self) -> dict[str, dict[str, Any]]:
@@ -157,6 +160,12 @@ class OptimizerState:
         return found
 
     def _wrong_inside(self, state: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
+        there, live = state.get("kind", {}), kinds(self.optimizer)
+        for prefix in [prefix for prefix in live if there.get(prefix, live[prefix]) != live[prefix]]:
+            yield (
+                f"{prefix.rstrip('.') or 'it'} was saved by {there[prefix]}, here it is {live[prefix]}; leave it as it "
+                "was built with resume_skip=[optimizer] (library: skip=[...])"
+            )
         saved, here = state.get("inner", []), [part.prefix for part in parts(self.optimizer)[1:]]
         if saved != here:
             text = [", ".join(prefix.rstrip(".") for prefix in prefixes) or "none" for prefixes in (saved, here)]
