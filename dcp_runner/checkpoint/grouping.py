@@ -47,6 +47,31 @@ def put_options(optimizer: Optimizer, named: Sequence[Named], options: Options) 
             of.update(saved[prefix])
 
 
+def stored_empty(optimizer: Optimizer, first: int) -> dict[str, dict[str, Any]]:
+    """By number, the options of groups without parameters; the `first` groups were there at the beginning."""
+    empty = {number: group for number, group in enumerate(optimizer.param_groups) if not group["params"]}
+    return {str(n): _options(group) | ({} if n < first else {"joined": True}) for n, group in empty.items()}
+
+
+def put_empty(optimizer: Optimizer, empty: Options) -> None:
+    """Give the groups without parameters the stored options of those of their numbers."""
+    for number, group in enumerate(optimizer.param_groups):
+        if not group["params"]:
+            group.update(_own(optimizer, empty.get(str(number), {})))
+
+
+def lost_empty(
+    optimizer: Optimizer, named: Sequence[Named], options: Options, empty: Options, new: Collection[str]
+) -> Iterator[str]:
+    """The stored groups without parameters that are none here, and will be none when the `new` parameters join."""
+    added, groups = _added(optimizer, named, options, empty, new), optimizer.param_groups
+    for number in sorted(map(int, empty.keys() - {str(of["group"]) for of in options.values()})):
+        if number < len(groups) and groups[number]["params"]:
+            yield f"group {number}, which has no parameters there and has some here"
+        elif number >= len(groups) and number not in added:
+            yield f"group {number}, which has no parameters there and is not here; add it before the load"
+
+
 def wrong_groups(
     optimizer: Optimizer, named: Sequence[Named], numbers: Mapping[str, int], options: Options
 ) -> Iterator[str]:
@@ -81,17 +106,35 @@ def joining(
     return {name: one for name, one in found.items() if id(one) not in live and homes[id(one)] in of[name]}
 
 
-def join(optimizer: Optimizer, options: Options, new: Mapping[str, torch.Tensor]) -> None:
-    """Add these parameters to the groups that they were in."""
-    for number in sorted({options[name]["group"] for name in new}):
+def join(
+    optimizer: Optimizer, named: Sequence[Named], options: Options, empty: Options, new: Mapping[str, torch.Tensor]
+) -> None:
+    """Add these parameters to the groups that they were in, and before them the groups without parameters."""
+    added = _added(optimizer, named, options, empty, new)
+    for number in sorted({options[name]["group"] for name in new} | added):
+        if number in added:
+            optimizer.add_param_group({"params": [], **_own(optimizer, empty[str(number)])})
+            continue
         names = [name for name in new if options[name]["group"] == number]
         parameters = [new[name].requires_grad_() for name in names]
         log.info("%s: as in the checkpoint, joining the optimizer's group %d", ", ".join(names), number)
         if number < len(optimizer.param_groups):
             optimizer.param_groups[number]["params"] += parameters
         else:
-            own = _by_prefix(_prefixes(optimizer), options[names[0]])[""]
-            optimizer.add_param_group({"params": parameters, **own})
+            optimizer.add_param_group({"params": parameters, **_own(optimizer, options[names[0]])})
+
+
+def _added(
+    optimizer: Optimizer, named: Sequence[Named], options: Options, empty: Options, new: Collection[str]
+) -> set[int]:
+    """The stored groups without parameters to be added here: those that were added there, and those before others.
+
+    One that is empty on some ranks only is not added where its parameters are.
+    """
+    last = max((options[name]["group"] for name in new), default=-1)
+    filled = {options[name]["group"] for name in {*new, *(name for name, *_ in named)} & options.keys()}
+    wanted = {int(number) for number, of in empty.items() if of.get("joined") or int(number) < last}
+    return {number for number in wanted - filled if number >= len(optimizer.param_groups)}
 
 
 def _groups_inside(optimizer: Optimizer) -> dict[int, list[tuple[str, dict[str, Any]]]]:
@@ -116,6 +159,11 @@ def _prefixes(optimizer: Optimizer) -> list[str]:
 def _by_prefix(prefixes: Sequence[str], options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """A parameter's options in the optimizer and in those inside it."""
     return split({key: value for key, value in options.items() if key not in _BESIDE}, prefixes)
+
+
+def _own(optimizer: Optimizer, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Of these options, those of the outermost optimizer."""
+    return _by_prefix(_prefixes(optimizer), options)[""]
 
 
 def _equal(one: Any, other: Any) -> bool:

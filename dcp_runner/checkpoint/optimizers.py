@@ -11,7 +11,18 @@ from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.component import Differences
 from dcp_runner.checkpoint.errors import UnstorableError
-from dcp_runner.checkpoint.grouping import Named, Options, join, joining, put_options, stored_options, wrong_groups
+from dcp_runner.checkpoint.grouping import (
+    Named,
+    Options,
+    join,
+    joining,
+    lost_empty,
+    put_empty,
+    put_options,
+    stored_empty,
+    stored_options,
+    wrong_groups,
+)
 from dcp_runner.checkpoint.hints import hints
 from dcp_runner.checkpoint.inner import Part, kinds, parts, split
 from dcp_runner.checkpoint.merge import Keys
@@ -31,7 +42,7 @@ class OptimizerState:
 
     It also has "kind", its class and those of the optimizers inside it; and, where there is such a thing, "shared",
     state of no single parameter; "own", what nothing but the optimizer's own state_dict finds; "placed", see
-    placing.py; and "inner", the optimizers inside it.
+    placing.py; "inner", the optimizers inside it; and "empty", by number the options of groups without parameters.
 
     Raises UnstorableError for an optimizer of which something would be lost.
     """
@@ -42,6 +53,7 @@ class OptimizerState:
         if lacking := [name for name in ("state", "param_groups") if not hasattr(optimizer, name)]:
             raise self._refusal(f"it has no {' and no '.join(lacking)}; give the optimizer inside it instead")
         self._first = {id(parameter) for _, parameter, _, _ in self._named()}
+        self._first_groups = len(optimizer.param_groups)
         only_own(optimizer)
 
     def _named(self, later: Sequence[tuple[torch.Tensor, int]] = ()) -> list[Named]:
@@ -61,6 +73,7 @@ class OptimizerState:
         state, placed = self._state(found)
         more = self._unnamed(found) | {"placed": placed, "inner": [part.prefix for part in found[1:]]}
         more["kind"] = kinds(self.optimizer)
+        more["empty"] = stored_empty(self.optimizer, self._first_groups)
         return {"state": state, "options": self._options(), **{key: value for key, value in more.items() if value}}
 
     def _options(self) -> dict[str, dict[str, Any]]:
@@ -92,9 +105,12 @@ class OptimizerState:
         return {"shared": shared, "own": only_own(self.optimizer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        options, own = state_dict["options"], state_dict.get("own")
-        join(self.optimizer, options, self._joining(options))
+        options, empty, own = state_dict["options"], state_dict.get("empty", {}), state_dict.get("own")
+        join(self.optimizer, self._named(), options, empty, self._joining(options))
         put_options(self.optimizer, self._named(), options)
+        put_empty(self.optimizer, empty)
+        later = [int(number) for number, of in empty.items() if of.get("joined")]
+        self._first_groups = min([self._first_groups, *later])
         self._first -= {id(one) for name, one, _, _ in self._named() if options.get(name, {}).get("joined")}
         self._put(state_dict)
         if own:
@@ -146,7 +162,8 @@ class OptimizerState:
         if not {"state", "options"} <= set(state):
             return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
         options, free = state["options"], self._of_models()
-        later = [(parameter, options[name]["group"]) for name, parameter in self._joining(options).items()]
+        new = self._joining(options)
+        later = [(parameter, options[name]["group"]) for name, parameter in new.items()]
         numbers = {name: number for name, _, _, number in self._named(later)}
         elsewhere = {name for model in self.models for name in model.names_elsewhere}
         found = Differences(hints(sorted(numbers.keys() - set(options)), options))
@@ -155,6 +172,7 @@ class OptimizerState:
         found.unexpected += [
             f"{name}, which is in no group here; add it before the load" for name in unknown if name in free
         ]
+        found.unexpected += lost_empty(self.optimizer, self._named(), options, state.get("empty", {}), new)
         wrong = wrong_groups(self.optimizer, self._named(), numbers, options)
         found.wrong = [*self._wrong_inside(state, numbers), *wrong, *self._unplaced(state)]
         return found
