@@ -81,6 +81,11 @@ def all_optimizers(optimizer: Optimizer) -> list[tuple[str, Optimizer]]:
     return found
 
 
+def kinds(optimizer: Optimizer) -> dict[str, str]:
+    """prefix -> class of it and of those inside it; of those that share a `state` the innermost, which makes it."""
+    return {prefix: type(one).__name__ for prefix, one in all_optimizers(optimizer)}
+
+
 def _items(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     items = enumerate(value) if isinstance(value, (list, tuple)) else value.items() if isinstance(value, dict) else ()
     yield name, value

@@ -11,11 +11,22 @@ from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.component import Differences
 from dcp_runner.checkpoint.errors import UnstorableError
-from dcp_runner.checkpoint.grouping import Named, join, joining, put_options, stored_options, wrong_groups
+from dcp_runner.checkpoint.grouping import (
+    Named,
+    Options,
+    join,
+    joining,
+    lost_empty,
+    put_empty,
+    put_options,
+    stored_empty,
+    stored_options,
+    wrong_groups,
+)
 from dcp_runner.checkpoint.hints import hints
-from dcp_runner.checkpoint.inner import Part, parts, split
+from dcp_runner.checkpoint.inner import Part, kinds, parts, split
 from dcp_runner.checkpoint.merge import Keys
-from dcp_runner.checkpoint.modules import PLAIN, ModelState
+from dcp_runner.checkpoint.modules import PLAIN, ModelState, by_names
 from dcp_runner.checkpoint.own_state import check_own, only_own, put_own
 from dcp_runner.checkpoint.placing import place, placing, unplaced
 from dcp_runner.checkpoint.sharded import is_sharded
@@ -29,9 +40,11 @@ class OptimizerState:
     place. Options are those of the parameter's group, and the group's number. Torch's own get_optimizer_state_dict
     is not used: it takes a step where there is none, and loses options where groups change.
 
-    Where there is such a thing, it also has "shared", state of no single parameter; "own", what nothing but the
-    optimizer's own state_dict finds; "placed", see placing.py; and "inner", the optimizers inside it. Raises
-    UnstorableError for an optimizer of which something would be lost.
+    It also has "kind", its class and those of the optimizers inside it; and, where there is such a thing, "shared",
+    state of no single parameter; "own", what nothing but the optimizer's own state_dict finds; "placed", see
+    placing.py; "inner", the optimizers inside it; and "empty", by number the options of groups without parameters.
+
+    Raises UnstorableError for an optimizer of which something would be lost.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, models: Sequence[ModelState]) -> None:
@@ -40,15 +53,18 @@ class OptimizerState:
         if lacking := [name for name in ("state", "param_groups") if not hasattr(optimizer, name)]:
             raise self._refusal(f"it has no {' and no '.join(lacking)}; give the optimizer inside it instead")
         self._first = {id(parameter) for _, parameter, _, _ in self._named()}
+        self._first_groups = len(optimizer.param_groups)
         only_own(optimizer)
 
-    def _named(self) -> list[Named]:
+    def _named(self, later: Sequence[tuple[torch.Tensor, int]] = ()) -> list[Named]:
+        """What is in the groups, and `later` (parameter, number of the group) as if it had joined."""
         known = {one: (model.key, name) for model in self.models for one, name in model.names().items()}
         found = [
             (*known.get(id(parameter), ("", f"{number}.{place}")), parameter, group, number)
             for number, group in enumerate(self.optimizer.param_groups)
             for place, parameter in enumerate(group["params"])
         ]
+        found += [(*known[id(parameter)], parameter, {}, number) for parameter, number in later]
         times = Counter(name for _, name, *_ in found)
         return [(name if times[name] == 1 else f"{key}.{name}", *rest) for key, name, *rest in found]
 
@@ -56,10 +72,12 @@ class OptimizerState:
         found = parts(self.optimizer)
         state, placed = self._state(found)
         more = self._unnamed(found) | {"placed": placed, "inner": [part.prefix for part in found[1:]]}
+        more["kind"] = kinds(self.optimizer)
+        more["empty"] = stored_empty(self.optimizer, self._first_groups)
         return {"state": state, "options": self._options(), **{key: value for key, value in more.items() if value}}
 
     def _options(self) -> dict[str, dict[str, Any]]:
-        return stored_options(self.optimizer, self._named(), self._first)
+        return stored_options(self.optimizer, self._named(), self._first, self._homes())
 
     def _state(self, found: Sequence[Part]) -> tuple[dict[str, Any], dict[str, Any]]:
         """State by name, and how it lies on the mesh."""
@@ -87,9 +105,12 @@ class OptimizerState:
         return {"shared": shared, "own": only_own(self.optimizer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        options, own = state_dict["options"], state_dict.get("own")
-        join(self.optimizer, options, joining(options, self._of_models(), self._named()))
+        options, empty, own = state_dict["options"], state_dict.get("empty", {}), state_dict.get("own")
+        join(self.optimizer, self._named(), options, empty, self._joining(options))
         put_options(self.optimizer, self._named(), options)
+        put_empty(self.optimizer, empty)
+        later = [int(number) for number, of in empty.items() if of.get("joined")]
+        self._first_groups = min([self._first_groups, *later])
         self._first -= {id(one) for name, one, _, _ in self._named() if options.get(name, {}).get("joined")}
         self._put(state_dict)
         if own:
@@ -113,12 +134,17 @@ class OptimizerState:
         for part in found:
             part.put(of[part.prefix], shared[part.prefix])
 
+    def _homes(self) -> dict[int, str]:
+        """id of a parameter -> the key of its model."""
+        return {one: model.key for model in self.models for one in model.names()}
+
     def _of_models(self) -> dict[str, torch.Tensor]:
         """All parameters of the models, by the names that they have or would have in the optimizer."""
-        found = {f"{model.key}.{name}": one for model in self.models for name, one in model.module.named_parameters()}
-        for model in self.models:
-            found |= dict(model.module.named_parameters())
-        return found | {name: parameter for name, parameter, _, _ in self._named()}
+        named = self._named()
+        return by_names(self.models, [one for _, one, *_ in named]) | {name: one for name, one, *_ in named}
+
+    def _joining(self, options: Options) -> dict[str, torch.Tensor]:
+        return joining(options, self._of_models(), self._named(), self._homes())
 
     def layout(self) -> Any:
         """What a saved state is placed like: each tensor of a parameter's state like the parameter."""
@@ -136,20 +162,28 @@ class OptimizerState:
         if not {"state", "options"} <= set(state):
             return Differences(wrong=["what was saved is no optimizer's state by parameter names"])
         options, free = state["options"], self._of_models()
-        numbers = {name: number for name, _, _, number in self._named()}
+        new = self._joining(options)
+        later = [(parameter, options[name]["group"]) for name, parameter in new.items()]
+        numbers = {name: number for name, _, _, number in self._named(later)}
         elsewhere = {name for model in self.models for name in model.names_elsewhere}
         found = Differences(hints(sorted(numbers.keys() - set(options)), options))
-        numbers |= {name: options[name]["group"] for name in joining(options, free, self._named())}
         unknown = [name for name in options if name not in numbers and name not in elsewhere]
         found.unexpected = hints([name for name in unknown if name not in free], numbers)
         found.unexpected += [
             f"{name}, which is in no group here; add it before the load" for name in unknown if name in free
         ]
+        found.unexpected += lost_empty(self.optimizer, self._named(), options, state.get("empty", {}), new)
         wrong = wrong_groups(self.optimizer, self._named(), numbers, options)
         found.wrong = [*self._wrong_inside(state, numbers), *wrong, *self._unplaced(state)]
         return found
 
     def _wrong_inside(self, state: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
+        there, live = state.get("kind", {}), kinds(self.optimizer)
+        for prefix in [prefix for prefix in live if there.get(prefix, live[prefix]) != live[prefix]]:
+            yield (
+                f"{prefix.rstrip('.') or 'it'} was saved by {there[prefix]}, here it is {live[prefix]}; leave it as it "
+                "was built with resume_skip=[optimizer] (library: skip=[...])"
+            )
         saved, here = state.get("inner", []), [part.prefix for part in parts(self.optimizer)[1:]]
         if saved != here:
             text = [", ".join(prefix.rstrip(".") for prefix in prefixes) or "none" for prefixes in (saved, here)]

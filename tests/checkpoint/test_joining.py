@@ -68,3 +68,120 @@ def test_what_was_there_from_the_beginning_does_not_come_back_by_itself(tmp_path
         alone(tmp_path, *more).load(1)
     alone(tmp_path, *more).load(1, strict=False)
     assert len(second.param_groups) == 1 and not other[1].weight.requires_grad
+
+
+# -- several models ----------------------------------------------------------------------------------------------------
+
+
+def two(held: str, seed: int = 0) -> tuple[dict[str, Any], Any, list[StateComponent]]:
+    """Two models of the same names, and an optimizer of the first layer of those whose keys are in `held`."""
+    torch.manual_seed(seed)
+    models: dict[str, Any] = {key: nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)) for key in "GD"}
+    optimizer = torch.optim.AdamW([p for key in held for p in models[key][0].parameters()], 0.1)
+    parts = [*(StateComponent(key, model) for key, model in models.items()), StateComponent("optimizer", optimizer)]
+    return models, optimizer, parts
+
+
+def owners(models: dict[str, Any], optimizer: Any) -> list[list[str]]:
+    names = {id(p): f"{key}.{name}" for key, model in models.items() for name, p in model.named_parameters()}
+    return [[names[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    ("held", "joins"), [("G", ["G1"]), ("D", ["D1"]), ("G", ["D0"]), ("G", ["G1", "D0", "D1"]), ("GD", ["D1", "G1"])]
+)
+def test_a_parameter_joins_again_from_its_own_model(held: str, joins: list[str], tmp_path: Path) -> None:
+    models, optimizer, parts = two(held)
+    coordinator = alone(tmp_path, *parts)
+    for key, layer in joins:
+        optimizer.add_param_group({"params": [*models[key][int(layer)].parameters()], "lr": 0.02})
+    sum(model(torch.ones(2, 3)).square().sum() for model in models.values()).backward()
+    optimizer.step()
+    coordinator.save(1)
+    others, second, more = two(held, 1)
+    alone(tmp_path, *more).load(1)
+    assert owners(others, second) == owners(models, optimizer)
+    assert bits(second.state_dict()) == bits(optimizer.state_dict())
+
+
+def test_a_name_that_means_another_parameter_here_is_refused(tmp_path: Path) -> None:
+    """The second layer of D joined; by its bare name it is that of G, of which the optimizer holds the first."""
+    models, optimizer, parts = two("G")
+    coordinator = alone(tmp_path, *parts)
+    optimizer.add_param_group({"params": [*models["D"][1].parameters()]})
+    coordinator.save(1)
+    others, second, more = two("G", 1)
+    with pytest.raises(CheckpointError, match=r"1\.weight, which is in no group here; add it before the load"):
+        alone(tmp_path, *more).load(1)
+    second.add_param_group({"params": [*others["D"][1].parameters()]})
+    alone(tmp_path, *more).load(1)
+    assert owners(others, second) == owners(models, optimizer)
+
+
+# -- groups without parameters -----------------------------------------------------------------------------------------
+
+
+def grouped(*groups: tuple[str, float], seed: int = 0) -> tuple[Any, Any, list[StateComponent]]:
+    """A model of three layers, and an optimizer whose groups have the layers of these digits, and this rate."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(3)))
+    optimizer = torch.optim.SGD(of(model, *groups), momentum=0.9)
+    return model, optimizer, [StateComponent("model", model), StateComponent("optimizer", optimizer)]
+
+
+def of(model: Any, *groups: tuple[str, float]) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for layer in layers for p in model[int(layer)].parameters()], "lr": lr} for layers, lr in groups
+    ]
+
+
+def shape(optimizer: Any) -> list[tuple[int, float]]:
+    return [(len(group["params"]) // 2, group["lr"]) for group in optimizer.param_groups]
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "here"),
+    [
+        ([("0", 0.5), ("", 0.3)], [], [("0", 7.0), ("", 7.0)]),
+        ([("", 0.3), ("01", 0.5)], [], [("", 7.0), ("10", 7.0)]),
+        ([("0", 0.5)], [("", 0.3)], [("0", 7.0)]),
+        ([("0", 0.5)], [("", 0.3), ("1", 0.2)], [("0", 7.0)]),
+        ([("0", 0.5)], [("", 0.3), ("1", 0.2)], [("0", 7.0), ("", 7.0)]),
+        ([("0", 0.5)], [("", 0.3), ("1", 0.2)], [("0", 7.0), ("", 7.0), ("1", 7.0)]),
+        ([("0", 0.5)], [("1", 0.2), ("", 0.3), ("", 0.4), ("2", 0.1)], [("0", 7.0)]),
+        ([("0", 0.5), ("", 0.3)], [("1", 0.2)], [("0", 7.0)]),
+        ([("0", 0.5), ("", 0.3)], [("1", 0.2)], [("0", 7.0), ("", 7.0)]),
+    ],
+)
+def test_groups_without_parameters_come_back_in_their_places(
+    first: list[Any], later: list[Any], here: list[Any], tmp_path: Path
+) -> None:
+    model, optimizer, parts = grouped(*first)
+    coordinator = alone(tmp_path, *parts)
+    for group in of(model, *later):
+        optimizer.add_param_group(group)
+    coordinator.save(1)
+    _, second, more = grouped(*here, seed=1)
+    again = alone(tmp_path, *more)
+    again.load(1)
+    assert shape(second) == shape(optimizer)
+    again.save(2)
+    _, third, last = grouped(*first, seed=2)
+    alone(tmp_path, *last).load(2)
+    assert shape(third) == shape(optimizer), "what came back joins again"
+
+
+@pytest.mark.parametrize(
+    ("here", "told"),
+    [
+        ([("0", 0.5)], "group 1, which has no parameters there and is not here; add it before the load"),
+        ([("", 0.5), ("0", 0.5)], "group 1, which has no parameters there and has some here"),
+    ],
+)
+def test_options_that_have_no_place_are_refused(here: list[Any], told: str, tmp_path: Path) -> None:
+    _, _, parts = grouped(("0", 0.5), ("", 0.3))
+    alone(tmp_path, *parts).save(1)
+    _, _, more = grouped(*here)
+    with pytest.raises(CheckpointError, match=told):
+        alone(tmp_path, *more).load(1)
+    alone(tmp_path, *more).load(1, strict=False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytorch_optimizer as more
 import torch
-from solo import alone
+from solo import alone, bits
 from torch import nn
 from torch.optim import SGD, Optimizer
 
@@ -143,11 +143,86 @@ def test_an_optimizer_with_others_inside_is_not_one_without(tmp_path: Path) -> N
         assert failure.value.phase == "compare" and told in str(failure.value)
 
 
+class Thin(Optimizer):
+    """Around another optimizer, as Accelerate's is: all that it has is the other one's."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["optimizer"], name)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.optimizer.state_dict()
+
+    def step(self, closure: Any = None) -> Any:
+        return self.optimizer.step(closure)
+
+
+KINDS: dict[str, Callable[[Any], Optimizer]] = {
+    "AdamW": lambda params: torch.optim.AdamW(params, 0.1),
+    "SGD": lambda params: SGD(params, 0.1, momentum=0.9),
+    "Lookahead": lambda params: more.Lookahead(torch.optim.AdamW(params, 0.1)),
+    "Lookahead of SGD": lambda params: more.Lookahead(SGD(params, 0.1)),
+    "thin": lambda params: Thin(torch.optim.AdamW(params, 0.1)),
+}
+
+
+@pytest.mark.parametrize(
+    ("saved", "here", "told"),
+    [
+        ("AdamW", "SGD", "optimizer: it was saved by AdamW, here it is SGD; leave it as it was built"),
+        ("SGD", "AdamW", "it was saved by SGD, here it is AdamW"),
+        ("SGD", "thin", "it was saved by SGD, here it is AdamW"),
+        ("Lookahead", "Lookahead of SGD", "optimizer was saved by AdamW, here it is SGD"),
+        ("AdamW", "thin", ""),
+        ("thin", "AdamW", ""),
+    ],
+)
+def test_an_optimizer_of_another_class_is_refused(saved: str, here: str, told: str, tmp_path: Path) -> None:
+    def parts(kind: str) -> tuple[Optimizer, list[StateComponent]]:
+        model = nn.Linear(2, 2)
+        optimizer = KINDS[kind](model.parameters())
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        return optimizer, [StateComponent("model", model), StateComponent("optimizer", optimizer)]
+
+    (first, parts_there), (second, parts_here) = parts(saved), parts(here)
+    alone(tmp_path, *parts_there).save(1)
+    before = bits(second.state_dict())
+    if told:
+        with pytest.raises(CheckpointError) as failure:
+            alone(tmp_path, *parts_here).load(1, strict=False)
+        assert failure.value.phase == "compare" and told in str(failure.value)
+        alone(tmp_path, *parts_here).load(1, skip=["optimizer"])
+    else:
+        alone(tmp_path, *parts_here).load(1)
+    assert bits(second.state_dict()) == (before if told else bits(first.state_dict()))
+
+
+def test_a_checkpoint_that_names_no_classes_loads_as_before() -> None:
+    """Nor do those say of which model a parameter is that joined later."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    optimizer = torch.optim.AdamW(model[0].parameters(), 0.1)
+    older = OptimizerState(optimizer, [ModelState(model, "model", Topology(1))])
+    optimizer.add_param_group({"params": [*model[1].parameters()], "lr": 0.5})
+    state = older.state_dict()
+    del state["kind"]
+    state["options"]["1.bias"]["joined"] = state["options"]["1.weight"]["joined"] = True
+    second = torch.optim.AdamW(model[0].parameters(), 0.3)
+    live = OptimizerState(second, [ModelState(model, "model", Topology(1))])
+    found = live.differences(state)
+    assert not (found.wrong or found.missing or found.unexpected)
+    live.load_state_dict(state)
+    assert bits(second.state_dict()) == bits(optimizer.state_dict())
+
+
 def test_an_ordinary_optimizer_is_stored_as_ever() -> None:
     model = nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters(), 0.1)
     model(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     state = OptimizerState(optimizer, [ModelState(model, "model", Topology(1))]).state_dict()
+    assert state.pop("kind") == {"": "AdamW"}
     assert set(state) == {"state", "options"} and set(state["state"]["bias"]) == {"step", "exp_avg", "exp_avg_sq"}
     assert "joined" not in state["options"]["bias"]
