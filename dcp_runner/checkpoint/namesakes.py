@@ -45,7 +45,8 @@ def conflicts(staged: Staged, sums: Sequence[Sums | None], comm: Comm) -> list[s
             holders.setdefault(path, {}).setdefault(digest, []).append(copy.name)
     if all(len(copies) == 1 for found in holders.values() for copies in found.values()):
         bound.disjoint.add(names)
-    return [_message(bound.key, path, found) for path, found in holders.items() if len(found) > 1]
+    different = {path: found for path, found in holders.items() if len(found) > 1}
+    return [_message(bound.key, different)] if different else []
 
 
 def _table(staged: Staged) -> dict[str, str]:
@@ -59,10 +60,12 @@ def _sum(texts: Iterable[str]) -> str:
     return f"{total % 2**128:x}"
 
 
-def _message(key: str, path: str, found: Mapping[str, Sequence[str]]) -> str:
+def _message(key: str, different: Mapping[str, Mapping[str, Sequence[str]]]) -> str:
+    path, found = next(iter(different.items()))
     first, second, *_ = (copies[0] for copies in found.values())
+    more = f" (and {len(different) - 1} more tensors)" if len(different) > 1 else ""
     return (
-        f"component {key!r}: tensor {path!r} has different values in copies {first!r} and {second!r}, which are parts "
-        f"of one state, so no other topology could load it. Give it different names there; or declare "
+        f"component {key!r}: tensor {path!r}{more} has different values in copies {first!r} and {second!r}, which are "
+        f"parts of one state, so no other topology could load it. Give it different names there; or declare "
         f"sharing.{key}=per_rank if each rank has a state of its own"
     )

@@ -155,7 +155,7 @@ class Storage:
     def discard(self, folder: Path) -> None:
         """Remove a folder: first its name, then what it holds, so that a late writer finds nothing to rename."""
         trash = folder.with_name(f".trash-{uuid.uuid4().hex}-{folder.name.lstrip('.')}")
-        if folder.exists():
+        with suppress(FileNotFoundError):  # there is none, or its owner has just removed it
             os.rename(folder, trash)
             shutil.rmtree(trash, ignore_errors=True)
 

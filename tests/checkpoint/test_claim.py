@@ -238,7 +238,7 @@ def racing(root: Path, hosts: int) -> list[str]:
         start.wait(LIMIT_S)
         try:
             results.put(str(storage.claim(str(number), lambda found: found, 0).number))
-        except RuntimeError as error:
+        except Exception as error:
             results.put(type(error).__name__)
         start.wait(LIMIT_S)  # alive until all have tried
 
