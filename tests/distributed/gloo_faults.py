@@ -20,6 +20,7 @@ SAVE: tuple[Point, ...] = (
     ("manifest", 1), ("commit", 1),
 )  # fmt: skip
 OPEN: tuple[Point, ...] = tuple(("open", number) for number in range(1, 6))
+REHEARSE: tuple[Point, ...] = (("plan", 1), ("plan", 2), ("verify", 1), ("verify", 2))
 LOAD: tuple[Point, ...] = (("find", 1), ("find", 2), ("compare", 1), ("read", 1), ("apply", 1))
 
 

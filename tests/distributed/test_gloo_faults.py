@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from gloo_faults import LOAD, OPEN, SAVE, FaultyComm, Point, effect
+from gloo_faults import LOAD, OPEN, REHEARSE, SAVE, FaultyComm, Point, effect
 from gloo_ranks import DEAD, LOOPBACK, Body, Ended, Rank, Ranks, caught, run, visible
 from gloo_states import MEGABYTE, Box, bits, state_of
 from torch._C._distributed_c10d import TCPStore
@@ -128,9 +128,12 @@ def suffer(fault: Fault, folder: Path, gate: Any) -> Body:
         world.hold(2)
         if rank.number == fault.rank:
             world.comm.arm(fault.point, fault.when, effect(fault.kind, rank))
-        save = fault.what == "save"
-        ended = caught(lambda: world.coordinator.save(2) if save else world.coordinator.load("latest").step)
-        return ended, world.loads
+        calls: dict[str, Callable[[], Any]] = {
+            "rehearse": world.coordinator.rehearse,
+            "save": lambda: world.coordinator.save(2),
+            "load": lambda: world.coordinator.load("latest").step,
+        }
+        return caught(calls[fault.what]), world.loads
 
     return body
 
@@ -241,13 +244,16 @@ QUICK = [
     Fault("stop", "save", ("write", 2), 0),
     Fault("stop", "save", ("manifest", 1), 0),
     Fault("stop", "save", ("commit", 1), 0),
+    Fault("kill", "rehearse", ("plan", 1), 1),
+    Fault("stop", "rehearse", ("verify", 1), 0),
     Fault("stop", "load", ("find", 2), 0),
     Fault("stop", "load", ("apply", 1), 1),
     Fault("stop the store", "save", ("verify", 1), 1),
     Fault("stop the store", "open", ("open", 2), 0),
     Fault("kill the store", "save", ("write", 1), 0),
 ]  # fmt: skip
-POINTS = [(what, point) for what, points in (("open", OPEN), ("save", SAVE), ("load", LOAD)) for point in points]
+ALL_POINTS = {"open": OPEN, "rehearse": REHEARSE, "save": SAVE, "load": LOAD}
+POINTS = [(what, point) for what, points in ALL_POINTS.items() for point in points]
 ALL = [
     Fault(kind, what, point, rank, size, when)
     for kind, size, when in (
@@ -273,7 +279,8 @@ def test_after_every_fault_the_living_raise_the_same_and_the_last_checkpoint_sta
 
 # -- what the ranks survive --------------------------------------------------------------------------------------------
 
-STORY = [(what, point, number % 2) for number, (what, point) in enumerate(POINTS[len(OPEN) :])]
+BOTH = [(what, point) for what, point in POINTS if what in ("save", "load")]
+STORY = [(what, point, number % 2) for number, (what, point) in enumerate(BOTH)]
 AGAIN = [
     ("save", point, 1 - rank)
     for what, point, rank in STORY
