@@ -19,7 +19,7 @@ from hydra.core.utils import filter_overrides
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from dcp_runner.launch.folder import obstacle
+from dcp_runner.launch.folder import last_attempt, obstacle
 from dcp_runner.launch.quick import composer
 
 _REMEDIES = {
@@ -112,6 +112,35 @@ def blocked_folders(places: Sequence[Place]) -> Iterator[str]:
         if why is not None and why not in told:
             told.add(why)
             yield f"hydra.sweep.subdir: the run folder of job {place.number} cannot be made: {why}"
+
+
+def changed_jobs(places: Sequence[Place]) -> Iterator[str]:
+    """Jobs whose folder holds a job of an earlier sweep with other values of the swept keys: one would go on from the
+    other and report its results.
+    """
+    values = [_values(place.overrides) for place in places]
+    swept = {key for of_job in values for key in of_job if any(other.get(key) != of_job[key] for other in values)}
+    for place, now in zip(places, values, strict=True):
+        before = _values(_recorded(Path(place.run_dir)) or place.overrides)
+        changed = sorted(key for key in swept if before.get(key) != now.get(key))
+        if changed:
+            was, new = (", ".join(f"{key}={of.get(key, '(default)')}" for key in changed) for of in (before, now))
+            yield (
+                f"hydra.sweep.dir: job {place.number} in {place.run_dir} was {was}, and is {new} now; give this sweep "
+                "a folder of its own"
+            )
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    """Value by key of overrides, which are text."""
+    return {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+
+
+def _recorded(run_dir: Path) -> list[str] | None:
+    """The overrides of the last start in a run folder; None: it has never been started."""
+    last = last_attempt(run_dir)
+    file = None if last is None else last / ".hydra" / "overrides.yaml"
+    return None if file is None or not file.is_file() else [str(text) for text in OmegaConf.load(file)]
 
 
 def _name(job: Place, other: Place) -> str:

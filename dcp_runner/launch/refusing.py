@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.launch.folder import unwritable
 from dcp_runner.launch.overrides import Examined, examine, flag_problems
-from dcp_runner.launch.places import blocked_folders, hydra_is, places_in_turn, shared_folders
+from dcp_runner.launch.places import blocked_folders, changed_jobs, hydra_is, places_in_turn, shared_folders
 
 BAD_INPUT = 2
 """Exit code of a command that was refused."""
@@ -96,7 +96,7 @@ def _folders_of_jobs(
         for job in jobs:
             if "checkpoint" in job and job.hydra.runtime.choices.get("hydra/launcher") == "basic":
                 places = [*places_in_turn(loader, config_name, overrides, job)]
-                return [*shared_folders(places), *blocked_folders(places)]
+                return [*shared_folders(places), *blocked_folders(places), *changed_jobs(places)]
     return []
 
 

@@ -8,8 +8,9 @@ import pytest
 from composing import kept_loader
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from dcp_runner.launch.places import places_in_turn, shared_folders
+from dcp_runner.launch.places import Place, changed_jobs, places_in_turn, shared_folders
 
 GO_ON = "where one would go on from the checkpoints of the other"
 
@@ -84,3 +85,25 @@ def test_folders_of_their_own(overrides: list[str]) -> None:
 def test_values_that_only_a_sweeper_knows() -> None:
     with pytest.raises(HydraException):
         told("seed=0,1", "optim.lr=interval(0,1)", "checkpoint.root=ck")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "text"),
+    [
+        (["a=1", "lr=0.1"], ["a=2", "lr=0.1"], ""),
+        (["lr=0.3"], ["lr=0.1"], "was lr=0.3, and is lr=0.1 now"),
+        (["seed=3"], ["lr=0.1"], "was lr=(default), and is lr=0.1 now"),
+        (None, ["lr=0.1"], ""),
+    ],
+    ids=["what is not swept may change", "another value", "another key", "never started"],
+)
+def test_a_job_of_an_earlier_sweep_with_other_values_is_named(
+    before: list[str] | None, now: list[str], text: str, tmp_path: Path
+) -> None:
+    if before is not None:
+        hydra = tmp_path / "attempts" / "1" / ".hydra"
+        hydra.mkdir(parents=True)
+        (hydra / "overrides.yaml").write_text(OmegaConf.to_yaml(before))
+    places = [Place(0, now, str(tmp_path), {}), Place(1, [*now[:-1], "lr=0.2"], str(tmp_path / "other"), {})]
+    found = [*changed_jobs(places)]
+    assert [text in problem and "job 0" in problem for problem in found] == ([True] if text else [])
