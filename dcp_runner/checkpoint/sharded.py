@@ -47,6 +47,13 @@ def cuts(value: Any) -> Iterator[Ranks]:
             yield line
 
 
+def repeats(value: Any) -> Iterator[Ranks]:
+    """For each mesh dimension along which all ranks hold the same part of a DTensor, this rank's ranks along it."""
+    for line, placement in zip(_lines(value.device_mesh), value.placements, strict=True):
+        if placement.is_replicate() and len(line) > 1:
+            yield line
+
+
 @lru_cache
 def _lines(mesh: Any) -> tuple[Ranks, ...]:
     """This rank's ranks along each dimension of a mesh."""

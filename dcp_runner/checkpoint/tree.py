@@ -36,6 +36,8 @@ class Flat:
     """Where a tensor that is a part of a DTensor lies in the whole; by path."""
     cuts: dict[str, tuple[sharded.Ranks, ...]] = field(default_factory=dict)
     """For each of these, the ranks along each mesh dimension by which it is cut."""
+    repeats: dict[str, tuple[sharded.Ranks, ...]] = field(default_factory=dict)
+    """The same along each mesh dimension on which all ranks have the same part."""
     values: dict[str, Json] = field(default_factory=dict)
     """By path, everything that is not a tensor: scalars as their JSON, containers as their kind and length."""
 
@@ -155,7 +157,7 @@ class _Flattener:
         if part := sharded.is_sharded(value):
             if why := sharded.why_not(value):
                 return self._refuse(path, why)
-            self.flat.cuts[path] = tuple(sharded.cuts(value))
+            self.flat.cuts[path], self.flat.repeats[path] = tuple(sharded.cuts(value)), tuple(sharded.repeats(value))
             value, self.flat.boxes[path] = sharded.local_part(value)
         arrays.check_tensor(value)
         value = value.detach()

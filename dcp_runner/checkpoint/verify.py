@@ -18,6 +18,7 @@ from dcp_runner.checkpoint.config import Validation
 from dcp_runner.checkpoint.digest import Entry, same, total
 from dcp_runner.checkpoint.errors import DivergedError, TilingError, rank_text
 from dcp_runner.checkpoint.namesakes import conflicts, namesake_sums
+from dcp_runner.checkpoint.replicas import drifted, replica_sum
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.staging import Staged
 from dcp_runner.checkpoint.tiling import MODULUS, tiling_sum, untiled
@@ -39,6 +40,7 @@ def verify(staged: Sequence[Staged], comm: Comm) -> None:
             "layers": {text: total(table) for text, table in layers[one.bound.key].items()},
             "tiling": f"{tiling_sum(one.flat, comm.rank):x}",
             "namesakes": namesake_sums(one),
+            "replicas": f"{replica_sum(one, comm.rank):x}",
         }
         for one in staged
     }
@@ -53,6 +55,8 @@ def verify(staged: Sequence[Staged], comm: Comm) -> None:
             differing += _examine(one, text, layers[one.bound.key].get(text, {}), comm)
         if not apart:
             differing += conflicts(one, [claim["namesakes"] for claim in claims], comm)
+        if sum(int(claim["replicas"], 16) for claim in claims) % MODULUS:
+            differing += drifted(one, comm)
         if sum(int(claim["tiling"], 16) for claim in claims) % MODULUS:
             parts += _examine_parts(one, comm)
 

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor, Shard
 from dcp_runner.checkpoint import sharded
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.topology import Topology
 
 CUT = ["fsdp 2", "fsdp 4", "hsdp 2x2", "tp 2", "dp_tp 2x2", "fsdp_tp 2x2"]
 LEVELS = ("none", "quick", "tensor", "full")
@@ -182,3 +183,27 @@ def test_parts_of_a_users_own_state_are_checked_too(tmp_path: Path) -> None:
 
     ended = run(body, 2)
     assert [(one.types, "'ema/w' of shape (4, 2)" in one.text) for one in ended] == [({"TilingError"}, True)] * 2
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_replicas_of_a_mesh_that_the_topology_does_not_know_are_compared_too(level: str, tmp_path: Path) -> None:
+    """A loop of one's own that shards over a part of its ranks, and says only how many ranks there are."""
+
+    def body(rank: Rank) -> tuple[Ended, Ended, Ended]:
+        with rank.process_group():
+            live = build("hsdp 2x2", meshes(["hsdp 2x2"])["hsdp 2x2"], rank.number)
+            coordinator = CheckpointCoordinator(
+                [StateComponent("model", live.model)], Topology(4), tmp_path, level, comm=rank.comm("flat")
+            )
+            equal = caught(lambda: coordinator.save(1))
+            loaded = caught(lambda: coordinator.load(1))
+            if rank.number == 3:
+                with torch.no_grad():
+                    live.model.first.weight.to_local().add_(1)
+            return equal, loaded, caught(lambda: coordinator.save(2))
+
+    for equal, loaded, apart in run(body, 4):
+        assert (equal.text, loaded.text) == ("", "")
+        assert apart.types == (set() if level == "none" else {"DivergedError"})
+        differ = "'first.weight' has the same part on several ranks, but its values differ between rank 1 and rank 3"
+        assert level == "none" or differ in apart.text
