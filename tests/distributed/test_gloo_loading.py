@@ -143,7 +143,7 @@ def test_files_are_added_on_the_first_rank_and_take_no_name_of_any_rank(tmp_path
         for name, one in zip(names, ended, strict=True):
             assert one.types == {"FileAccessError"} and f"{name}: cannot be written: another file" in one.text
         assert listed.count("own/x") == 1 and listed.count("asked") == (number == 0)
-    assert sorted(os.listdir(tmp_path)) == ["checkpoint-1", "latest"]
+    assert visible(tmp_path) == ["checkpoint-1", "latest"]
 
 
 # -- damaged files -----------------------------------------------------------------------------------------------------

@@ -64,9 +64,9 @@ def test_a_full_disk_where_only_lines_are_written(ranks: int, disk: Path, tmp_pa
     [
         ("fill", 2, ("checkpoint phase 'write' failed", "No space left on device (ENOSPC)", "rank 1 on")),
         ("protect", 2, ("/checkpoints", "Read-only file system")),
-        ("move", 1, ("/run/checkpoints", "No such file")),
-        ("move", 2, ("/run/checkpoints", "No such file")),
-        ("remove", 2, ("/run/checkpoints", "No such file")),
+        ("move", 1, ("/run/checkpoints", "was removed, moved or replaced")),
+        ("move", 2, ("/run/checkpoints", "was removed, moved or replaced")),
+        ("remove", 2, ("/run/checkpoints", "was removed, moved or replaced")),
     ],
 )
 def test_the_next_save_says_what_has_happened_to_the_folder(
