@@ -224,15 +224,3 @@ def flush(folder: Path, name: str) -> None:
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, each flushed into the one that holds it: a power failure takes none away.
-
-    Raises FileAccessError.
-    """
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-            sync(folder.parent)

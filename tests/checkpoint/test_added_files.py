@@ -117,7 +117,7 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "the manifest's name": (lambda folder: (folder / MANIFEST).touch(), f"{MANIFEST}: cannot be written: another"),
     "a link out": (lambda folder: (folder / "x").symlink_to("/etc/passwd"), "regular files only; found x"),
     "a link to a folder": (lambda folder: (folder / "x").symlink_to("/etc"), "regular files only; found x"),
-    "a link of our name": (lambda folder: (folder / "box.safetensors").symlink_to("/tmp/x"), "regular files only"),
+    "a link of our name": (lambda folder: (folder / "box.safetensors").symlink_to("/elsewhere/x"), "regular files only"),
     "a pipe": (lambda folder: os.mkfifo(folder / "x"), "regular files only; found x"),
 }  # fmt: skip
 

@@ -33,7 +33,7 @@ SHARED = {
     "one root through other groups": (["checkpoint.root=ck", "optim=adamw,sgd"], "checkpoint.root: ", "ck"),
     "one subdir": (["hydra.sweep.subdir=x", "hydra.sweep.dir=s"], "hydra.sweep.subdir: ", "s/x"),
     "a subdir by what is not swept": (["hydra.sweep.subdir='${model.width}'", "hydra.sweep.dir=s"], "hydra.sweep", "s/32"),
-    "one absolute subdir": (["hydra.sweep.subdir=/tmp/x", "hydra.sweep.dir='s/${seed}'"], "hydra.sweep.subdir", "/tmp/x"),
+    "one absolute subdir": (["hydra.sweep.subdir=/elsewhere/x", "hydra.sweep.dir='s/${seed}'"], "hydra.sweep.subdir", "/elsewhere/x"),
     "a link": (["checkpoint.root=real/ck,./link/../link/ck"], "checkpoint.root: ", "real/ck"),
     "another job's own": (["hydra.sweep.dir=s", "checkpoint.root=null,s/0/checkpoints"], "checkpoint.root: ", "s/0/checkpoints"),
     "a time stamp": (["checkpoint.root='ck/${now:%f}'"], "checkpoint.root: ", "ck/"),
