@@ -126,7 +126,11 @@ def suffer(fault: Fault, folder: Path, gate: Any) -> Body:
             return caught(lambda: str(World(rank, folder, comm=comm))), 0
         world = World(rank, folder)
         world.hold(2)
-        if rank.number == fault.rank:
+        opened = rank.store("opened")
+        if rank.number != fault.rank:
+            opened.set(str(rank.number), "")  # gets no answer, so a store that ends right after it harms nobody
+        else:
+            opened.wait([str(number) for number in range(rank.size) if number != rank.number])
             world.comm.arm(fault.point, fault.when, effect(fault.kind, rank))
         calls: dict[str, Callable[[], Any]] = {
             "rehearse": world.coordinator.rehearse,
