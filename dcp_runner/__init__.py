@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dcp_runner.checkpoint.component import StateComponent as StateComponent
     from dcp_runner.checkpoint.coordinator import CheckpointCoordinator as CheckpointCoordinator
     from dcp_runner.checkpoint.errors import CheckpointError as CheckpointError
-    from dcp_runner.checkpoint.manifest import CheckpointManifest as CheckpointManifest
+    from dcp_runner.checkpoint.files.manifest import CheckpointManifest as CheckpointManifest
     from dcp_runner.checkpoint.sharing import SharingPattern as SharingPattern
     from dcp_runner.checkpoint.topology import Topology as Topology
 
@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "CheckpointCoordinator": "dcp_runner.checkpoint.coordinator",
     "CheckpointError": "dcp_runner.checkpoint.errors",
-    "CheckpointManifest": "dcp_runner.checkpoint.manifest",
+    "CheckpointManifest": "dcp_runner.checkpoint.files.manifest",
     "SharingPattern": "dcp_runner.checkpoint.sharing",
     "StateComponent": "dcp_runner.checkpoint.component",
     "Topology": "dcp_runner.checkpoint.topology",

@@ -20,25 +20,28 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from dcp_runner import console
-from dcp_runner.config import ConfigError, RunConfig, config_hash
-from dcp_runner.launch import entering
-from dcp_runner.launch.degrees import world_size
+from dcp_runner.common import logs
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.launch_env import World, from_env
+from dcp_runner.common.metrics_file import last_metrics
+from dcp_runner.config.convert import config_hash
+from dcp_runner.config.schema import RunConfig
+from dcp_runner.launch.broadcast import RunFailed
+from dcp_runner.launch.hydra_main import hydra_main as launch_hydra_main
 from dcp_runner.launch.job import TRAIN, Job
-from dcp_runner.launch.leading import RunFailed
-from dcp_runner.launch.prepare import check, complete, discard_if_empty, missing_gpus, new_job, output_dir
-from dcp_runner.launch.refusing import BAD_INPUT, refuse
-from dcp_runner.launch.requeue import ask_again
-from dcp_runner.launch.world import World, from_env
-from dcp_runner.sweep.again import with_the_recorded
+from dcp_runner.launch.new_job import new_job
+from dcp_runner.launch.preflight.checks import check, missing_gpus
+from dcp_runner.launch.preflight.report import BAD_INPUT, exit_with_problems
+from dcp_runner.launch.preflight.resolve import output_dir, remove_empty_dir, resolve_config, world_size
+from dcp_runner.launch.requeue import requeue_if_stopped
 from dcp_runner.sweep.commands import COMMANDS
 from dcp_runner.sweep.commands import main as about_sweep
-from dcp_runner.sweep.results import result_of
-from dcp_runner.sweep.started import in_sweep, start_of
+from dcp_runner.sweep.current_job import in_sweep, start_of
+from dcp_runner.sweep.recorded_command import expand_resume_sweep
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
-hydra_main = partial(entering.hydra_main, meant=with_the_recorded)
+hydra_main = partial(launch_hydra_main, meant=expand_resume_sweep)
 
 
 def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
@@ -59,17 +62,17 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
     """
     try:
         world = from_env(os.environ)
-        console.setup(world.rank if world else 0)
+        logs.setup(world.rank if world else 0)
         code = _start(cfg, entry, run_dir) if world is None else _take_part(cfg, entry, run_dir, world)
     except ConfigError as error:
-        refuse(error.problems)
+        exit_with_problems(error.problems)
     if code == 1 and in_sweep():
         raise RunFailed("a job of the sweep has failed")
     if code:
         sys.exit(code)
     if cfg.get("dry_run") or (world is not None and world.rank > 0):
         return None  # what the job returns is rank 0's to say, and the others need not all read its file
-    value = result_of(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
+    value = last_metrics(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
     return None if value is None else float(value)
 
 
@@ -97,17 +100,17 @@ def _folder(cfg: DictConfig, run_dir: Path | None) -> Path:
 def _prepare(cfg: DictConfig, run_dir: Path | None, world: World | None) -> tuple[RunConfig, Path] | None:
     """The run that is to be made, and its folder (one process); None: it was a dry run."""
     found = check(cfg)
-    config = RunConfig() if found else complete(cfg, world)
+    config = RunConfig() if found else resolve_config(cfg, world)
     found += missing_gpus(config, world)
     if config.verify_resume and (world or in_sweep()):
         found.append("verify_resume: it starts its own ranks, twice; give it without torchrun, srun and -m")
     folder = _folder(cfg, run_dir)
     if found or config.dry_run:
-        discard_if_empty(folder)
+        remove_empty_dir(folder)
     if found:
-        refuse(found)
+        exit_with_problems(found)
     if config.dry_run:
-        from dcp_runner.plan_view import show_plan
+        from dcp_runner.launch.preflight.plan_checks import show_plan
 
         print(show_plan(config))
         return None
@@ -122,8 +125,8 @@ def _start(cfg: DictConfig, entry: str, run_dir: Path | None) -> int:
     config, folder = prepared
     if not config.verify_resume:
         code = _run_here(config, entry, folder, start_of(cfg, config, folder, os.environ), alone=not in_sweep())
-        return ask_again(code, config.resources.requeues, os.environ)
-    from dcp_runner.resume_check import verify_resume
+        return requeue_if_stopped(code, config.resources.requeues, os.environ)
+    from dcp_runner.run.verify_resume import verify_resume
 
     code, told = verify_resume(config, folder, lambda config, folder: _run_here(config, entry, folder, {}, alone=False))
     print(*told, sep="\n")
@@ -135,9 +138,9 @@ def _run_here(config: RunConfig, entry: str, folder: Path, start: Mapping[str, A
 
     The jobs of a sweep get a process of their own each, so that none inherits what another has left behind.
     """
-    from dcp_runner.launch import local, outcomes
+    from dcp_runner.common.signals import StopFlag
+    from dcp_runner.launch import first_failure, local, outcomes
     from dcp_runner.launch.rank import run_rank
-    from dcp_runner.train.signals import StopFlag
 
     job = new_job(config, entry, folder, start)
     size, nodes = world_size(config.parallel), config.resources.nodes
@@ -146,20 +149,20 @@ def _run_here(config: RunConfig, entry: str, folder: Path, start: Mapping[str, A
     if size == 1 and alone:
         with StopFlag() as stop:
             rank = run_rank(job, None, stop)
-        ended = outcomes.Ended([outcomes.Exit(0, rank.code)], outcomes=[rank.outcome] if rank.outcome else [])
+        ended = outcomes.RunResult([outcomes.RankExit(0, rank.code)], outcomes=[rank.outcome] if rank.outcome else [])
     else:
         ended = local.launch(job, size, size // nodes)
     if ended.exit_code == 1:
-        print(*outcomes.report(ended, ended.outcomes, Path(job.run_dir)), sep="\n", file=sys.stderr)
+        print(*first_failure.report(ended, ended.outcomes, Path(job.run_dir)), sep="\n", file=sys.stderr)
     return ended.exit_code
 
 
 def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) -> int:
     """Be one of the ranks that somebody else has started. Rank 0 decides; the others are told, and compare."""
-    from dcp_runner.launch import outcomes
+    from dcp_runner.common.signals import StopFlag
+    from dcp_runner.launch import first_failure
     from dcp_runner.launch.rank import abandon_process_group, run_rank
-    from dcp_runner.launch.store import stream
-    from dcp_runner.train.signals import StopFlag
+    from dcp_runner.launch.rendezvous import stream
 
     meeting = stream(world)
     if world.rank == 0:
@@ -177,18 +180,18 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
             return int(message["exit"])
         code = message["code"]
         if message["job"]:
-            job = replace(Job(**message["job"]), config_hash=config_hash(complete(cfg, world)))
+            job = replace(Job(**message["job"]), config_hash=config_hash(resolve_config(cfg, world)))
     if code is None and job is not None:
         with StopFlag() as stop:
             ended = run_rank(job, world, stop)
         code = ended.code
         if ended.outcome:
-            print(outcomes.in_short(ended.outcome), file=sys.stderr)
-        elif world.rank == 0 and not stop.hurried:
-            code = ask_again(code, complete(cfg, world).resources.requeues, os.environ)
+            print(first_failure.console_summary(ended.outcome), file=sys.stderr)
+        elif world.rank == 0 and not stop.exit_now:
+            code = requeue_if_stopped(code, resolve_config(cfg, world).resources.requeues, os.environ)
         if in_sweep() or not ended.outcome:
             abandon_process_group()
-        meeting.part(together=not (ended.outcome or stop.hurried))
+        meeting.part(together=not (ended.outcome or stop.exit_now))
     else:
         meeting.part()
     return code or 0

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology
-from dcp_runner.checkpoint.rng import RngState
+from dcp_runner.checkpoint.state.rng import RngState
 
 dist.init_process_group("gloo")
 torch.manual_seed(0)

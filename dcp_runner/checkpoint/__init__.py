@@ -1,8 +1,10 @@
-"""The checkpoint core.
+"""The checkpoint core. An import points down in this list, never up:
 
-Read it in this order; an import points to the left or down, never up:
-
-    sharing, topology, component, plan, manifest     pure: no torch, no I/O, the rank is an argument
-    comm | storage | tree, tensorfile | digest | live     one outside thing each
-    saving, loading -> coordinator                    where plan, ranks and files meet
+coordinator                    save and load of all components
+saving, loading                one save, one load
+bind                           components in a topology, seen from one rank
+files | sync                   what lies on disk | how ranks agree
+state                          a state as names and tensors
+retention, digest              which checkpoints stay | digests of bytes and tensors
+component, stateful, sharing, topology, config, errors     pure: no torch, no files
 """

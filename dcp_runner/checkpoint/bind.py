@@ -9,29 +9,34 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-from dcp_runner.checkpoint.adapt import adapt, traits_of
+import torch
+from torch import nn
+
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.modules import ModelState
 from dcp_runner.checkpoint.sharing import (
     AUTO,
-    Resolved,
+    ResolvedSharing,
     Sharing,
-    equal_but_along,
-    fixed_axes,
+    SharingTraits,
+    distinct_axes,
     parse_sharing,
     resolve,
+    widest_sharing,
 )
+from dcp_runner.checkpoint.state.modules import PLAIN, ModelState
+from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.stateful import HasSharingTraits
 from dcp_runner.checkpoint.topology import Copy, Topology
 
 
 @dataclass(frozen=True)
-class Bound:
+class BoundComponent:
     """A component in this topology, seen from one rank."""
 
     component: StateComponent
     stateful: Any
-    resolved: Resolved
+    resolved: ResolvedSharing
     level: Validation
     topology: Topology
     rank: int
@@ -40,7 +45,7 @@ class Bound:
     cut_along: frozenset[str] = frozenset()
     """Mesh axes along which its tensors are cut; a tensor that is not is held more widely than the component."""
     disjoint: set[frozenset[str]] = field(default_factory=set, compare=False)
-    """What was found to have no name in common (see namesakes.py)."""
+    """What was found to have no name in common (see saving/shared_names.py)."""
 
     @property
     def key(self) -> str:
@@ -55,7 +60,7 @@ class Bound:
         """The copy that this rank holds."""
         return self.topology.copy_of(self.resolved.sharing, self.rank)
 
-    def cut(self, axes: frozenset[str]) -> Bound:
+    def cut(self, axes: frozenset[str]) -> BoundComponent:
         """The same, where tensors turn out to be cut along these axes: only a state can tell it, of an object that is
         no module. `auto` decides anew.
         """
@@ -64,26 +69,26 @@ class Bound:
         cut, resolved = self.cut_along | axes, self.resolved
         if self.component.declared == AUTO:
             why = f"tensors are cut along {', '.join(sorted(cut))} (DTensor)"
-            traits = replace(traits_of(self.stateful), why=why, cut_along=cut)
+            traits = replace(_traits_of(self.stateful), why=why, cut_along=cut)
             resolved = resolve(AUTO, traits, tuple(self.topology.mesh))
         return replace(self, resolved=resolved, cut_along=cut)
 
-    def as_saved(self, sharing: str) -> Bound:
+    def as_saved(self, sharing: str) -> BoundComponent:
         """The same, shared as it was when it was saved in this topology."""
         saved = parse_sharing(sharing)
-        cut = fixed_axes(saved, tuple(self.topology.mesh))
-        return replace(self, resolved=Resolved(saved, "as saved"), cut_along=cut)
+        cut = distinct_axes(saved, tuple(self.topology.mesh))
+        return replace(self, resolved=ResolvedSharing(saved, "as saved"), cut_along=cut)
 
-    def sharing_of(self, cut: frozenset[str]) -> Sharing:
+    def sharing_of_tensor(self, cut: frozenset[str]) -> Sharing:
         """How what is cut along these axes is shared: as the component, and more widely along each axis by which
         others of its tensors are cut and this is not.
         """
         if not self.mine.equal or not self.cut_along:
             return self.resolved.sharing
         axes = tuple(self.topology.mesh)
-        return equal_but_along(fixed_axes(self.resolved.sharing, axes) - self.cut_along | cut, axes)
+        return widest_sharing(distinct_axes(self.resolved.sharing, axes) - self.cut_along | cut, axes)
 
-    def wider(self) -> tuple[Copy, ...]:
+    def wider_copies(self) -> tuple[Copy, ...]:
         """The copies in which there may be what this rank holds and its own copy does not have written: those at the
         beginning of some of the axes by which not all tensors are cut.
         """
@@ -96,7 +101,7 @@ class Bound:
     @property
     def compared(self) -> bool:
         """Whether there are other holders that must agree: on everything, or on names and shapes at level `none`."""
-        widest = self.topology.copy_of(self.sharing_of(frozenset()), self.rank)
+        widest = self.topology.copy_of(self.sharing_of_tensor(frozenset()), self.rank)
         return widest.equal and len(widest.holders) > 1
 
     @property
@@ -105,7 +110,7 @@ class Bound:
         return self.level is not Validation.none and self.compared
 
     @property
-    def outline(self) -> str:
+    def declaration(self) -> str:
         """What all ranks must have declared alike, because each plans for all from it."""
         cut = ", cut along " + "+".join(sorted(self.cut_along)) if self.cut_along else ""
         policy = self.component.on_missing_copy
@@ -118,7 +123,7 @@ def bind(
     rank: int,
     validation: Validation | str = Validation.tensor,
     validation_for: Mapping[str, Validation | str] | None = None,
-) -> list[Bound]:
+) -> list[BoundComponent]:
     """Resolve every component. Raises ValueError with all problems: doubled keys, sharings that do not fit, levels
     for nobody.
     """
@@ -128,11 +133,11 @@ def bind(
     problems += [
         f"a validation level is given for {key!r}, which no component has" for key in levels if key not in keys
     ]
-    statefuls = adapt(components, topology)
+    statefuls = _adapted(components, topology)
     models = tuple(stateful for stateful in statefuls if isinstance(stateful, ModelState))
     bound = []
     for component, stateful in zip(components, statefuls, strict=True):
-        traits = traits_of(stateful)
+        traits = _traits_of(stateful)
         try:
             resolved = resolve(component.declared, traits, tuple(topology.mesh))
             json.dumps(dict(component.metadata), allow_nan=False)
@@ -145,7 +150,27 @@ def bind(
         level = Validation(levels.get(component.key) or component.validation_level or validation)
         if not component.validate_replication:
             level = Validation.none
-        bound.append(Bound(component, stateful, resolved, level, topology, rank, models, traits.cut_along))
+        bound.append(BoundComponent(component, stateful, resolved, level, topology, rank, models, traits.cut_along))
     if problems:
         raise ValueError("the components cannot be saved so:\n  " + "\n  ".join(problems))
     return bound
+
+
+def _adapted(components: Sequence[StateComponent], topology: Topology) -> list[Any]:
+    """The Stateful of each component."""
+    models = [ModelState(c.stateful, c.key, topology) for c in components if isinstance(c.stateful, nn.Module)]
+    by_module = {id(model.wrapper): model for model in models}
+    return [_adapted_one(component.stateful, models, by_module) for component in components]
+
+
+def _adapted_one(stateful: Any, models: Sequence[ModelState], by_module: dict[int, ModelState]) -> Any:
+    if isinstance(stateful, nn.Module):
+        return by_module[id(stateful)]
+    if isinstance(stateful, torch.optim.Optimizer):
+        return OptimizerState(stateful, models)
+    return stateful
+
+
+def _traits_of(stateful: Any) -> SharingTraits:
+    """What an adapted Stateful shows of how it is shared."""
+    return stateful.sharing_traits() if isinstance(stateful, HasSharingTraits) else PLAIN

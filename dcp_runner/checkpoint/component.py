@@ -3,78 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, Traits
+from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, SharingTraits
+from dcp_runner.checkpoint.stateful import Stateful
 
 OnMissingCopy = Literal["error", "fresh", "first"]
-
-
-@runtime_checkable
-class Stateful(Protocol):
-    """The contract of torch.distributed.checkpoint: two methods."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...
-
-
-@runtime_checkable
-class SelfDescribing(Protocol):
-    """A Stateful that knows how it is held; read by `sharing=auto`."""
-
-    def sharing_traits(self) -> Traits: ...
-
-
-@runtime_checkable
-class Comparing(Protocol):
-    """A Stateful that can tell, before anything is read, how a saved state differs from it."""
-
-    def differences(self, state: dict[str, Any]) -> Differences:
-        """Compare with a saved state whose tensors are on the meta device, with None for an enum that is not here."""
-        ...
-
-
-@runtime_checkable
-class Selecting(Comparing, Protocol):
-    """A Stateful that takes a part of a saved state only."""
-
-    def wanted(self) -> Callable[[tuple[str, ...]], bool]:
-        """Whether this rank takes the item of a saved state that lies under these keys."""
-        ...
-
-
-@runtime_checkable
-class Elastic(Selecting, Protocol):
-    """A Stateful whose copies are parts of one state, by full names, and that can be re-cut to any other parts."""
-
-    def layout(self) -> Any:
-        """A state-like tree: what stands where a tensor stands in a saved state tells how that is to be cut."""
-        ...
-
-
-@runtime_checkable
-class Refreshing(Protocol):
-    """A Stateful with `on_missing_copy="fresh"` that wants to know when it starts afresh on a resume."""
-
-    def start_fresh(self, step: int, rank: int) -> None: ...
-
-
-@dataclass
-class Differences:
-    """Everything in which a saved state and a live one differ; lines of text, by kind."""
-
-    missing: list[str] = field(default_factory=list)
-    """In the live object and not in the checkpoint."""
-    unexpected: list[str] = field(default_factory=list)
-    """In the checkpoint and not in the live object."""
-    wrong: list[str] = field(default_factory=list)
-    """In both, and of another shape, dtype or kind."""
-    accepted: list[str] = field(default_factory=list)
-    """What the object makes do with; whole sentences for the report."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +60,11 @@ class StateComponent:
 
 
 @dataclass(frozen=True)
-class Described:
+class WithTraits:
     """A Stateful with what is known of how it is held, for objects that cannot tell it themselves."""
 
     stateful: Stateful
-    traits: Traits
+    traits: SharingTraits
 
     def state_dict(self) -> dict[str, Any]:
         return self.stateful.state_dict()
@@ -135,5 +72,5 @@ class Described:
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         return self.stateful.load_state_dict(state_dict)
 
-    def sharing_traits(self) -> Traits:
+    def sharing_traits(self) -> SharingTraits:
         return self.traits

@@ -9,24 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dcp_runner.checkpoint.bind import bind
-from dcp_runner.checkpoint.comm import Comm, connect
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Check, Validation
-from dcp_runner.checkpoint.loading import LoadReport, chosen, load
-from dcp_runner.checkpoint.manifest import CheckpointManifest
-from dcp_runner.checkpoint.ownership import Identify, Identity, Owner, owner_of
-from dcp_runner.checkpoint.reading import (
-    check_files,
-    check_whole,
-    parse_manifest,
-    whole_checkpoints,
-)
-from dcp_runner.checkpoint.rehearsal import rehearse
-from dcp_runner.checkpoint.saving import AddFiles, save
-from dcp_runner.checkpoint.scores import Scores, superfluous_retired
-from dcp_runner.checkpoint.storage import Storage
+from dcp_runner.checkpoint.files.catalog import valid_checkpoints
+from dcp_runner.checkpoint.files.integrity import check_files, check_whole, parse_manifest
+from dcp_runner.checkpoint.files.manifest import CheckpointManifest
+from dcp_runner.checkpoint.files.ownership import Identify, Identity, Owner, owner_of
+from dcp_runner.checkpoint.files.saved_metrics import SavedMetrics, retired_to_delete
+from dcp_runner.checkpoint.files.storage import Storage
+from dcp_runner.checkpoint.loading.load import LoadReport, chosen, load
+from dcp_runner.checkpoint.saving.rehearse import rehearse
+from dcp_runner.checkpoint.saving.save import AddFiles, save
+from dcp_runner.checkpoint.saving.verify_holders import verify_declared
+from dcp_runner.checkpoint.sync.comm import Comm, connect
 from dcp_runner.checkpoint.topology import Topology
-from dcp_runner.checkpoint.verify import verify_declared
 
 
 class CheckpointCoordinator:
@@ -78,7 +74,7 @@ class CheckpointCoordinator:
         self._check = Check(check)
         self._best = best
         self._config = config
-        self._scores = Scores(self.storage)
+        self._scores = SavedMetrics(self.storage)
         self.origin: Mapping[str, Any] = {}
         """What every manifest tells of the run beside its configuration; the same on every rank."""
 
@@ -87,14 +83,14 @@ class CheckpointCoordinator:
 
         self.attempt: str
         self._seen: int
-        self.attempt, self._seen = self.comm.from_first("open", look)
+        self.attempt, self._seen = self.comm.on_rank_0("open", look)
 
     def check_visible(self, writable: bool = False) -> None:
         """Whether all ranks see the checkpoints that rank 0 sees (and may write beside them); writes nothing.
 
         The CheckpointError of a rank that does not names its host.
         """
-        names: list[str] = self.comm.from_first("storage", self.storage.names)
+        names: list[str] = self.comm.on_rank_0("storage", self.storage.names)
         self.comm.agree("storage", lambda: self.storage.see(names, writable))
 
     def claim(self, identify: Identify = lambda found: found) -> Identity:
@@ -104,7 +100,7 @@ class CheckpointCoordinator:
         where another process of this host that has the folder is alive, and where a rank cannot write there.
         """
         if self.storage.owner is None:
-            made = self.comm.from_first("claim", lambda: asdict(self.storage.claim(self.attempt, identify, self._seen)))
+            made = self.comm.on_rank_0("claim", lambda: asdict(self.storage.claim(self.attempt, identify, self._seen)))
             self.check_visible(writable=True)
             self.storage.owner = Owner(**{**made, "identity": Identity(**made["identity"])})
         return self.storage.owner.identity
@@ -171,7 +167,7 @@ class CheckpointCoordinator:
 
     def steps(self) -> Sequence[int]:
         """Steps of all folders named as committed checkpoints, whole or not, ascending."""
-        steps: Sequence[int] = self.comm.from_first("list", self.storage.steps)
+        steps: Sequence[int] = self.comm.on_rank_0("list", self.storage.steps)
         return steps
 
     def delete(self, steps: Sequence[int]) -> Sequence[int]:
@@ -181,7 +177,7 @@ class CheckpointCoordinator:
 
     def delete_retired(self, keep: int) -> Sequence[str]:
         """Remove retired checkpoints but so many of those saved last; their names."""
-        names: Sequence[str] = self.comm.from_first("list", lambda: superfluous_retired(self.storage, keep))
+        names: Sequence[str] = self.comm.on_rank_0("list", lambda: retired_to_delete(self.storage, keep))
         self._remove([self.storage.root / name for name in names])
         return names
 
@@ -192,7 +188,7 @@ class CheckpointCoordinator:
 
         if folders:
             self.claim()
-            self.comm.from_first("delete", remove)
+            self.comm.on_rank_0("delete", remove)
 
     def verify(self, path: str | Path) -> CheckpointManifest:
         """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests. A file that the
@@ -204,16 +200,16 @@ class CheckpointCoordinator:
             found = check_whole(folder)
             return [found.data.decode(), sorted([*found.manifest.files, *found.unlisted])]
 
-        text, names = self.comm.from_first("verify", whole)
+        text, names = self.comm.on_rank_0("verify", whole)
         manifest = parse_manifest(text.encode())
         mine = names[self.comm.rank :: self.comm.world_size]
         self.comm.agree("verify", lambda: check_files(folder, manifest, mine))
         return manifest
 
-    def go_back(self, step: int) -> Sequence[int]:
+    def retire_after(self, step: int) -> Sequence[int]:
         """Retire every checkpoint above `step`, so that an abandoned branch is never the latest again; their steps."""
         self.claim()
-        retired: Sequence[int] = self.comm.from_first("retire", lambda: self.storage.retire(step))
+        retired: Sequence[int] = self.comm.on_rank_0("retire", lambda: self.storage.retire(step))
         return retired
 
     def latest(self) -> Path | None:
@@ -228,14 +224,14 @@ class CheckpointCoordinator:
 
     def metrics(self) -> dict[int, Mapping[str, float]]:
         """The metrics of the valid checkpoints by step, ascending; reads what it has not read before."""
-        found = self.comm.from_first("list", lambda: [*self._scores().items()])
+        found = self.comm.on_rank_0("list", lambda: [*self._scores().items()])
         return {step: metrics for step, metrics in found}
 
     def list(self) -> dict[int, CheckpointManifest]:
         """The valid checkpoints by step, ascending: a damaged one hides no other. `steps` has them all."""
 
         def read() -> Sequence[str]:
-            return [whole.data.decode() for whole in whole_checkpoints(self.storage).values()]
+            return [whole.data.decode() for whole in valid_checkpoints(self.storage).values()]
 
-        manifests = [parse_manifest(text.encode()) for text in self.comm.from_first("list", read)]
+        manifests = [parse_manifest(text.encode()) for text in self.comm.on_rank_0("list", read)]
         return {manifest.step: manifest for manifest in manifests}

@@ -2,12 +2,12 @@
 
 CheckpointError                 what every living rank raises, with the same text, when a phase failed anywhere
 ├ what one rank found, and the type that its Failure carries:
-UnstorableError(TypeError)      a state holds something that the format has no place for
+UnsupportedStateError(TypeError)      a state holds something that the format has no place for
 IntegrityError(ValueError)      bytes on disk are not those that were written
 FileAccessError(OSError)        a file cannot be read or written, for a reason that says nothing about its bytes
 NewerFormatError(RuntimeError)  a checkpoint was written by a newer version
 MismatchError(ValueError)       a checkpoint does not fit the live objects
-DivergedError(ValueError)       holders of one copy hold different values
+ReplicaMismatchError(ValueError)       holders of one copy hold different values
 SupersededError(RuntimeError)   a newer claim of the folder stands
 OccupiedError(RuntimeError)     a living process of this host has claimed the folder
 ForeignError(ValueError)        a folder belongs to another run
@@ -16,20 +16,18 @@ TilingError(ValueError)         the parts of a tensor, over all ranks, are not t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dcp_runner.common.ranks import rank_text
 
-class UnstorableError(TypeError):
+
+class UnsupportedStateError(TypeError):
     """A state holds values that the format has no place for; the text lists all of them by path and type."""
 
 
 class IntegrityError(ValueError):
     """A file of a checkpoint is missing, truncated or altered."""
-
-
-class FileAccessError(OSError):
-    """A file cannot be read or written; the text has its path and the cause. Its bytes may be as they should be."""
 
 
 class NewerFormatError(RuntimeError):
@@ -52,7 +50,7 @@ class MismatchError(ValueError):
     """A checkpoint and the live objects do not fit; the text lists everything that differs."""
 
 
-class DivergedError(ValueError):
+class ReplicaMismatchError(ValueError):
     """State that is declared equal on several ranks is not."""
 
 
@@ -61,7 +59,7 @@ class TilingError(ValueError):
 
 
 @dataclass(frozen=True)
-class Failure:
+class RankFailure:
     """What went wrong on one rank. `consequence` marks an error that another rank's failure caused (a broken
     connection).
     """
@@ -80,7 +78,7 @@ class CheckpointError(RuntimeError):
     ranks that answered.
     """
 
-    def __init__(self, phase: str, failures: Sequence[Failure], alive: Sequence[int], kept: str = "") -> None:
+    def __init__(self, phase: str, failures: Sequence[RankFailure], alive: Sequence[int], kept: str = "") -> None:
         self.phase = phase
         self.failures = tuple(failures)
         self.alive = tuple(alive)
@@ -97,9 +95,9 @@ class CheckpointError(RuntimeError):
         return "; ".join(dict.fromkeys(failure.message for failure in self.failures))
 
 
-def describe(phase: str, failures: Sequence[Failure]) -> str:
+def describe(phase: str, failures: Sequence[RankFailure]) -> str:
     """One paragraph for each different message, with the ranks that reported it."""
-    reporters: dict[tuple[str, str], list[Failure]] = {}
+    reporters: dict[tuple[str, str], list[RankFailure]] = {}
     for failure in failures:
         reporters.setdefault((failure.type, failure.message), []).append(failure)
     lines = [f"checkpoint phase '{phase}' failed"]
@@ -109,23 +107,3 @@ def describe(phase: str, failures: Sequence[Failure]) -> str:
         noun = "rank" if len(group) == 1 else "ranks"
         lines.append(f"  {noun} {ranks}{' on ' + hosts if hosts else ''}: {kind}: {message}")
     return "\n".join(lines)
-
-
-def rank_text(ranks: Iterable[int]) -> str:
-    """Ranks as people write them: `0-3,6`."""
-    runs: list[list[int]] = []
-    for rank in sorted(ranks):
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
-
-
-def ranks_of(text: str) -> tuple[int, ...]:
-    """The inverse of `rank_text`."""
-    ranks: list[int] = []
-    for run in filter(None, text.split(",")):
-        low, _, high = run.partition("-")
-        ranks.extend(range(int(low), int(high or low) + 1))
-    return tuple(ranks)

@@ -42,7 +42,7 @@ class Sharing:
 
 
 @dataclass(frozen=True)
-class Traits:
+class SharingTraits:
     """What a live object shows of how it is held; the input of `sharing=auto`.
 
     The state differs along the mesh axes `varies_along`, by what its object says; `cut_along`, because its tensors are
@@ -58,7 +58,7 @@ class Traits:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedSharing:
     """A decided sharing and the reason, for the plan table and the manifest."""
 
     sharing: Sharing
@@ -86,7 +86,7 @@ def parse_sharing(text: str) -> Sharing:
     return Sharing(SharingPattern(word), axes)
 
 
-def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
+def resolve(declared: str, traits: SharingTraits, axes: Sequence[str]) -> ResolvedSharing:
     """Decide the sharing of one component.
 
     `declared` is the user's text or `auto`; `axes` are the topology's mesh axes. A declaration wins; `auto` spans
@@ -94,27 +94,27 @@ def resolve(declared: str, traits: Traits, axes: Sequence[str]) -> Resolved:
     names an unknown axis, or that contradicts what the object shows.
     """
     apart = traits.cut_along | traits.named_along
-    found = equal_but_along(apart | traits.varies_along, axes)
+    found = widest_sharing(apart | traits.varies_along, axes)
     if traits.pattern is not None:
         found = Sharing(traits.pattern)
     if declared == AUTO:
-        return Resolved(found, traits.why)
+        return ResolvedSharing(found, traits.why)
     sharing = parse_sharing(declared)
     unknown = [axis for axis in sharing.axes if axis not in axes]
     if unknown:
         raise ValueError(
             f"sharing {declared!r} names mesh axis {', '.join(unknown)}; this topology has {', '.join(axes) or 'none'}"
         )
-    lost = apart - fixed_axes(sharing, axes)
+    lost = apart - distinct_axes(sharing, axes)
     if lost:
         raise ValueError(
             f"declared as {declared}, which keeps one copy along {', '.join(sorted(lost))}; but what the ranks hold "
             f"differs there ({traits.why}), so the rest would be lost. Declare {found}, or leave it to auto"
         )
-    return Resolved(sharing, "declared", independent=sharing.pattern is SharingPattern.PER_RANK)
+    return ResolvedSharing(sharing, "declared", independent=sharing.pattern is SharingPattern.PER_RANK)
 
 
-def equal_but_along(varies: Collection[str], axes: Sequence[str]) -> Sharing:
+def widest_sharing(varies: Collection[str], axes: Sequence[str]) -> Sharing:
     """The widest sharing among ranks that differ along some of the axes only."""
     spanned = tuple(axis for axis in axes if axis not in varies)
     if len(spanned) == len(axes):
@@ -122,7 +122,7 @@ def equal_but_along(varies: Collection[str], axes: Sequence[str]) -> Sharing:
     return Sharing(SharingPattern.PER_GROUP, spanned) if spanned else Sharing(SharingPattern.PER_RANK)
 
 
-def fixed_axes(sharing: Sharing, axes: Sequence[str]) -> frozenset[str]:
+def distinct_axes(sharing: Sharing, axes: Sequence[str]) -> frozenset[str]:
     """The axes along which the ranks hold different copies; of PER_NODE none, since nodes are no axis."""
     if sharing.pattern is SharingPattern.PER_RANK:
         return frozenset(axes)

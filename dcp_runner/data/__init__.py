@@ -1,0 +1,1 @@
+"""The training data as each rank gets it."""

@@ -9,7 +9,7 @@ from typing import final
 import torch.distributed as dist
 
 from dcp_runner.data.feed import Feed
-from dcp_runner.data.reading import Batch
+from dcp_runner.data.loader import Batch
 from dcp_runner.data.scatter import Scatter
 
 

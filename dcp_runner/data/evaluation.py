@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
-from dcp_runner.data.reading import Batch, load
-from dcp_runner.data.seeded import Samples, Seeded
+from dcp_runner.data.loader import Batch, load
+from dcp_runner.data.seeded import MapDataset, Seeded
 
 
 def evaluation_batches(
-    dataset: Samples, *, samples: int | None, batch: int, part: int, parts: int, seed: int, workers: int = 0
+    dataset: MapDataset, *, samples: int | None, batch: int, part: int, parts: int, seed: int, workers: int = 0
 ) -> Iterator[tuple[Batch, int]]:
     """The batches of one part of an evaluation, each with the number of its samples; the global generators stay where
     they are.

@@ -12,9 +12,9 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, final
 
+from dcp_runner.data.loader import Batch, Reader
 from dcp_runner.data.order import Order
-from dcp_runner.data.reading import Batch, Reader
-from dcp_runner.data.seeded import Samples
+from dcp_runner.data.seeded import MapDataset
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -25,7 +25,7 @@ class Feed(ABC):
         ValueError: the data set is empty, the batch size cannot be cut, or there is no such part.
     """
 
-    dataset: Samples
+    dataset: MapDataset
     """Its items are pairs (inputs, targets)."""
     batch_size: int
     """Samples of one optimizer step over all parts."""

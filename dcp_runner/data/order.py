@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import isqrt
 
-from dcp_runner.data.mix import mix
+from dcp_runner.data.hash import mix
 
 _ROUNDS = 8
 

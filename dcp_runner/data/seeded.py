@@ -16,10 +16,10 @@ import numpy
 import torch
 from torch.utils.data import Dataset
 
-from dcp_runner.data.mix import mix
+from dcp_runner.data.hash import mix
 
 
-class Samples(Protocol):
+class MapDataset(Protocol):
     """A map-style data set: anything with a length and items."""
 
     def __len__(self) -> int: ...
@@ -34,7 +34,7 @@ class Seeded(Dataset[Any]):
     stood before, also when the data set raises. Keys are pairs (epoch, index), as `Order.at` gives them.
     """
 
-    def __init__(self, dataset: Samples, seed: int) -> None:
+    def __init__(self, dataset: MapDataset, seed: int) -> None:
         self._dataset = dataset
         self._seed = seed
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dcp_runner.data.mix import mix
+from dcp_runner.data.hash import mix
 
 
 class RandomTokens(Dataset[tuple[Tensor, Tensor]]):

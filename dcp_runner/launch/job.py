@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-TRAIN = "dcp_runner.experiment:train"
+TRAIN = "dcp_runner.run.train:train"
 """The rank entry of a training run."""
 
 

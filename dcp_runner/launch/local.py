@@ -26,13 +26,21 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
 
-from dcp_runner.launch.aside import die_with
-from dcp_runner.launch.folder import OUTCOMES, attempt_dir
+from dcp_runner.common.launch_env import Starter, from_env
+from dcp_runner.common.processes import die_with_parent
+from dcp_runner.common.run_dir import OUTCOMES, attempt_dir
+from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, asked
 from dcp_runner.launch.job import Job
-from dcp_runner.launch.outcomes import Ended, Exit, Left, left_notes, note_leaving, read_all, write
-from dcp_runner.launch.rank import Recorded, entry, run_rank
-from dcp_runner.launch.world import Starter, from_env
-from dcp_runner.train.signals import STOP_SIGNALS, StopFlag, asked
+from dcp_runner.launch.outcomes import (
+    ExitNote,
+    RankExit,
+    RunResult,
+    read_exit_notes,
+    read_failure_notes,
+    write_exit_note,
+    write_failure_note,
+)
+from dcp_runner.launch.rank import RecordFailure, load_entry_point, run_rank
 
 LOOPBACK = "127.0.0.1"
 LEAVE_S = 30
@@ -42,12 +50,12 @@ START_S = 120
 _CHATTY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
-def launch(job: Job, size: int, local_size: int, *, start_method: str | None = None) -> Ended:
+def launch(job: Job, size: int, local_size: int, *, start_method: str | None = None) -> RunResult:
     """Run a job on `size` ranks of this machine, as nodes of `local_size` ranks, and wait for all of them.
 
     SIGINT and SIGTERM are passed on to the ranks, which save and leave; a second one ends them at once.
     """
-    entry(job.entry)  # imported here, once, for all ranks that are forked
+    load_entry_point(job.entry)  # imported here, once, for all ranks that are forked
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -97,12 +105,12 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         finally:
             _kill(ranks())
         folders = [attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, Path(own)]
-        left = {rank: note for folder in folders for rank, note in left_notes(folder).items()}
-        failures = {outcome.rank: outcome for folder in folders for outcome in read_all(folder)}
-    return Ended(_exits(size, failed, left, cut_short), stopped_by, list(failures.values()))
+        left = {rank: note for folder in folders for rank, note in read_exit_notes(folder).items()}
+        failures = {outcome.rank: outcome for folder in folders for outcome in read_failure_notes(folder)}
+    return RunResult(_exits(size, failed, left, cut_short), stopped_by, list(failures.values()))
 
 
-def _exits(size: int, failed: dict[int, int], left: Mapping[int, Left], cut_short: bool) -> list[Exit]:
+def _exits(size: int, failed: dict[int, int], left: Mapping[int, ExitNote], cut_short: bool) -> list[RankExit]:
     """How every rank ended: from its note, else from what elastic saw, else it was killed. The wordless come first.
 
     An unseen one was killed by elastic if a death was seen that must have come before, or if the whole grace has
@@ -111,10 +119,10 @@ def _exits(size: int, failed: dict[int, int], left: Mapping[int, Left], cut_shor
     first = min((note.time for note in left.values() if note.code), default=time.time())
     late = time.time() - first >= LEAVE_S
     after = cut_short or late or any(rank not in left for rank in failed)
-    seen = [Exit(rank, code) for rank, code in failed.items() if rank not in left]
+    seen = [RankExit(rank, code) for rank, code in failed.items() if rank not in left]
     unseen = [rank for rank in range(size) if rank not in left and rank not in failed]
-    wordless = seen + [Exit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in unseen]
-    return wordless + [Exit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
+    wordless = seen + [RankExit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in unseen]
+    return wordless + [RankExit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
 
 
 def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early: int | None, own: Path) -> None:
@@ -124,7 +132,7 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
     forked while it holds glibc's resolver lock would wait for that lock for ever.
     """
     os.setsid()
-    die_with(launcher)
+    die_with_parent(launcher)
     stop = StopFlag(own_session=True).install()
     stop.signal = stop.signal or early
     all_started.wait(START_S)
@@ -146,14 +154,14 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
         os._exit(ended.code)  # threads that still wait for a dead peer must not keep a rank alive
 
 
-def _leave_notes(ended: Recorded, rank: int, notes: Path, own: Path) -> None:
+def _leave_notes(ended: RecordFailure, rank: int, notes: Path, own: Path) -> None:
     """How this rank ended: in the run folder, or where that is full, gone or unwritable in the launcher's own."""
     try:
-        note_leaving(notes, rank, ended.code)
+        write_exit_note(notes, rank, ended.code)
     except OSError:
-        note_leaving(own, rank, ended.code)
+        write_exit_note(own, rank, ended.code)
     if ended.outcome and not ended.noted:
-        write(own, ended.outcome)
+        write_failure_note(own, ended.outcome)
 
 
 def _kill(ranks: set[BaseProcess]) -> None:

@@ -10,16 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dcp_runner import console
-from dcp_runner.config import ConfigError, RunConfig, from_plain
-from dcp_runner.launch import outcomes, store
-from dcp_runner.launch.folder import OUTCOMES, attempt_dir, log_file
+from dcp_runner.common import logs
+from dcp_runner.common.device import Device
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.launch_env import World
+from dcp_runner.common.run_context import RunContext
+from dcp_runner.common.run_dir import OUTCOMES, attempt_dir, log_file
+from dcp_runner.common.signals import StopFlag
+from dcp_runner.config.convert import from_plain
+from dcp_runner.config.schema import RunConfig
+from dcp_runner.launch import outcomes, rendezvous
 from dcp_runner.launch.job import Job
-from dcp_runner.launch.world import World
-from dcp_runner.train.config import Device
-from dcp_runner.train.context import RunContext
 from dcp_runner.train.errors import TrainError
-from dcp_runner.train.signals import StopFlag
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -29,7 +31,7 @@ MEETING_S = 600.0
 """How long the ranks wait for each other at the start."""
 
 
-def run_rank(job: Job, world: World | None, stop: StopFlag) -> Recorded:
+def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
     """Take part in a run as the rank that `world` says, alone if there is no world. Tells how it ended; never raises.
 
     1. log into the run folder
@@ -56,30 +58,30 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> Recorded:
         dated=job.dated,
     )
     own_log = log_file(context.run_dir, rank)
-    with Recorded(context) as recorded:
-        console.setup(rank, own_log)
+    with RecordFailure(context) as recorded:
+        logs.setup(rank, own_log)
         if rank:
-            console.divert_stdout(own_log)
+            logs.divert_stdout(own_log)
         log.info("%s", world or "one rank, in this process")
         if world is not None and size > 1:
             from torch._C._distributed_c10d import PrefixStore
 
-            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", store.join(world))
+            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", rendezvous.join(world))
             agree_on_config(meeting, world, job.config_hash, stop)
             _open_process_group(config, world, meeting)
-        entry(job.entry)(config, context)
+        load_entry_point(job.entry)(config, context)
         _close_process_group()
     return recorded
 
 
-class Recorded(AbstractContextManager["Recorded"]):
+class RecordFailure(AbstractContextManager["RecordFailure"]):
     """Turns the end of a rank into an exit code, and a failure into a note for whoever asks which rank was first."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self.code = 0
         """For the process."""
-        self.outcome: outcomes.Outcome | None = None
+        self.outcome: outcomes.FailureNote | None = None
         """How it failed, if it did."""
         self.noted = False
         """Whether the run folder has a note of that; not where it is full, gone or unwritable."""
@@ -90,19 +92,20 @@ class Recorded(AbstractContextManager["Recorded"]):
             self.outcome = self._record(error)
         return True
 
-    def _record(self, error: BaseException) -> outcomes.Outcome:
-        from dcp_runner.checkpoint.errors import CheckpointError, FileAccessError
+    def _record(self, error: BaseException) -> outcomes.FailureNote:
+        from dcp_runner.checkpoint.errors import CheckpointError
+        from dcp_runner.common.errors import FileAccessError
 
         expected = isinstance(error, (CheckpointError, ConfigError, FileAccessError, TrainError))
-        outcome = outcomes.outcome_of(error, self._context.rank, expected=expected)
+        outcome = outcomes.failure_note(error, self._context.rank, expected=expected)
         notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
         with suppress(OSError):  # what cannot be written here either may be the very error that is recorded
-            outcomes.write(notes, outcome)
+            outcomes.write_failure_note(notes, outcome)
             self.noted = True
         if outcome.is_consequence:
-            outcomes.linger(notes, self._context.world_size)
+            outcomes.wait_for_failure_notes(notes, self._context.world_size)
         with suppress(FileAccessError):
-            log.error("this rank failed", exc_info=error, extra=console.FILE_ONLY)
+            log.error("this rank failed", exc_info=error, extra=logs.FILE_ONLY)
         return outcome
 
 
@@ -111,7 +114,7 @@ def _is_plain_exit(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int))
 
 
-def entry(path: str) -> Any:
+def load_entry_point(path: str) -> Any:
     """The function at `module:name`."""
     module, name = path.split(":")
     return getattr(import_module(module), name)
@@ -128,14 +131,14 @@ def agree_on_config(meeting: Store, world: World, digest: str, stop: StopFlag) -
     verdict = "config/verdict"
     meeting.set(keys[world.rank], digest)
     if world.rank == 0:
-        if store.wait(meeting, keys, MEETING_S, stop):
+        if rendezvous.wait(meeting, keys, MEETING_S, stop):
             odd = [rank for rank, found in enumerate(meeting.multi_get(keys)) if found.decode() != digest]
             text = f"config: rank {_list(odd)} has another configuration than rank 0" if odd else ""
         else:
             absent = [rank for rank, key in enumerate(keys) if not meeting.check([key])]
             text = f"rank {_list(absent)} did not appear within {MEETING_S:.0f} s"
         meeting.set(verdict, text)
-    elif not store.wait(meeting, [verdict], 2 * MEETING_S, stop):
+    elif not rendezvous.wait(meeting, [verdict], 2 * MEETING_S, stop):
         raise ConfigError("rank 0 did not answer when the ranks compared their configurations")
     if problem := meeting.get(verdict).decode():
         raise ConfigError(problem)

@@ -13,7 +13,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from dcp_runner.train.signals import NOTICES, STOP_SIGNALS
+from dcp_runner.common.signals import NOTICES, STOP_SIGNALS
 
 log = logging.getLogger(__name__)
 RESTARTS = "DCP_RUNNER_RESTARTS"
@@ -30,7 +30,7 @@ def restarts(env: Mapping[str, str]) -> int:
     return int(env.get(RESTARTS) or env.get("SLURM_RESTART_COUNT") or 0)
 
 
-def ask_again(code: int, limit: int, env: Mapping[str, str]) -> int:
+def requeue_if_stopped(code: int, limit: int, env: Mapping[str, str]) -> int:
     """Ask for another start of this job if it was stopped by its scheduler, at most `limit` times: the exit code to
     leave with.
     """

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 
-from dcp_runner.train.signals import NOTICES, StopFlag
+from dcp_runner.common.signals import NOTICES, StopFlag
 
 
 def main() -> None:

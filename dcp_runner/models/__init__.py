@@ -1,0 +1,1 @@
+"""A model and a loss to try things with."""

@@ -11,12 +11,12 @@ from typing import Any
 
 from rich.console import Console
 
-from dcp_runner.launch.folder import log_file
-from dcp_runner.sweep import follow, record
+from dcp_runner.common.metrics_file import last_metrics
+from dcp_runner.common.run_dir import log_file
+from dcp_runner.common.tables import table
+from dcp_runner.sweep import record, status
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
-from dcp_runner.sweep.results import result_of
-from dcp_runner.sweep.scheduler import NoAnswerError, scheduler_of
-from dcp_runner.tables import table
+from dcp_runner.sweep.scheduler import SchedulerUnavailable, scheduler_of
 
 FAILED, BAD_INPUT, NO_ANSWER = 1, 2, 3
 
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
         return BAD_INPUT
     try:
         return COMMANDS[given.command](sweep, jobs, given)
-    except NoAnswerError as error:
+    except SchedulerUnavailable as error:
         print(f"dcp-runner {given.command}: the scheduler does not answer: {error}", file=sys.stderr)
         return NO_ANSWER
     except OSError as error:  # its folder is read-only, full or gone
@@ -69,21 +69,21 @@ def _chosen(sweep: Sweep, numbers: Sequence[int]) -> list[JobRecord]:
 
 def _status(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """show the state of every job"""
-    follow.look(sweep)
+    status.refresh(sweep)
     _show(sweep, jobs, given)
     return _code(jobs)
 
 
 def _wait(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """wait until the jobs have ended"""
-    follow.wait(sweep, given.poll, {job.number for job in jobs}, lambda text: print(text, file=sys.stderr, flush=True))
+    status.wait(sweep, given.poll, {job.number for job in jobs}, lambda text: print(text, file=sys.stderr, flush=True))
     _show(sweep, jobs, given)
     return _code(jobs)
 
 
 def _cancel(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """end jobs that wait or run; those that run are asked to save first"""
-    follow.look(sweep)
+    status.refresh(sweep)
     ended = [job for job in jobs if job.ids and not job.state.ended]
     refused = scheduler_of(sweep.scheduler, sweep.path).cancel([job.ids[-1] for job in ended])
     if refused:
@@ -97,7 +97,7 @@ def _cancel(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> i
 def _logs(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """print the log of one rank of each job"""
     for job in jobs:
-        rank = given.rank if given.rank is not None else follow.first_failed(sweep, job)
+        rank = given.rank if given.rank is not None else status.first_failed(sweep, job)
         own = log_file(sweep.path / job.folder, rank)
         for file in [own] if own.exists() else sweep.outputs(job):
             print(f"== job {job.number}: {file}")
@@ -107,8 +107,8 @@ def _logs(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int
 
 def _results(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """show the last metrics of every job"""
-    follow.look(sweep)
-    found = [{"job": job.number, "state": job.state, **result_of(sweep.path / job.folder)} for job in jobs]
+    status.refresh(sweep)
+    found = [{"job": job.number, "state": job.state, **last_metrics(sweep.path / job.folder)} for job in jobs]
     if given.json:
         print(json.dumps([row | {"overrides": job.overrides} for row, job in zip(found, jobs, strict=True)], indent=1))
         return _code(jobs)
@@ -138,8 +138,8 @@ def _show(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> Non
         ]  # fmt: skip
         print(json.dumps(shown, indent=1))
     else:
-        Console().print(follow.job_table(sweep, jobs))
-        print(*follow.reasons(jobs), follow.summary(sweep), sep="\n")
+        Console().print(status.job_table(sweep, jobs))
+        print(*status.reasons(jobs), status.summary(sweep), sep="\n")
 
 
 def _code(jobs: Sequence[JobRecord]) -> int:

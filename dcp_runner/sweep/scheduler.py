@@ -20,7 +20,7 @@ _ANSWER_S = 60
 _MAX_ARRAY_SIZE = 1001
 
 
-class NoAnswerError(RuntimeError):
+class SchedulerUnavailable(RuntimeError):
     """The scheduler cannot be asked now; that says nothing about the jobs."""
 
 
@@ -31,14 +31,14 @@ class Scheduler(Protocol):
         """SLURM's word for the state of each job; one that is not there is not known any more.
 
         Raises:
-            NoAnswerError: the scheduler does not answer.
+            SchedulerUnavailable: the scheduler does not answer.
         """
 
     def cancel(self, ids: Sequence[str]) -> str:
         """End these jobs: what is refused, in the scheduler's words; empty: nothing.
 
         Raises:
-            NoAnswerError: the scheduler does not answer.
+            SchedulerUnavailable: the scheduler does not answer.
         """
 
 
@@ -62,7 +62,7 @@ class Slurm:
         """How many jobs an array may have; SLURM's default where there is no SLURM to ask."""
         try:
             told = _ask("scontrol", "show", "config").stdout
-        except NoAnswerError:
+        except SchedulerUnavailable:
             told = ""
         found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)
         return max(1, int(found[1])) if found else _MAX_ARRAY_SIZE
@@ -73,7 +73,7 @@ class Slurm:
         jobs = ",".join(sorted({id.partition("_")[0] for id in ids}))
         answer = _ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={jobs}")
         if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise NoAnswerError(answer.stderr.strip() or f"squeue leaves with code {answer.returncode}")
+            raise SchedulerUnavailable(answer.stderr.strip() or f"squeue leaves with code {answer.returncode}")
         return _pairs(answer.stdout)
 
     def _accounted(self, ids: Sequence[str]) -> dict[str, str]:
@@ -127,7 +127,7 @@ def _ask(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=_ANSWER_S, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise NoAnswerError(str(error)) from error
+        raise SchedulerUnavailable(str(error)) from error
 
 
 def _pairs(answer: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from dcp_runner.checkpoint.component import Differences, Stateful
+from dcp_runner.checkpoint.stateful import StateDiff, Stateful
 
 if TYPE_CHECKING:
     from dcp_runner.train.loop import Trainer
@@ -80,12 +80,12 @@ class Callbacks:
             if name in state_dict:
                 callback.load_state_dict(state_dict[name])
 
-    def wanted(self) -> Callable[[tuple[str, ...]], bool]:
+    def accepts(self) -> Callable[[tuple[str, ...]], bool]:
         """Only states of callbacks that are here."""
         live = self._stateful()
         return lambda keys: keys[0] in live
 
-    def differences(self, state: dict[str, Any]) -> Differences:
+    def differences(self, state: dict[str, Any]) -> StateDiff:
         """A callback that was added or removed stops no resume."""
         live = self._stateful()
         added = [f"{name} has no state in the checkpoint: it starts afresh" for name in live if name not in state]
@@ -94,4 +94,4 @@ class Callbacks:
             for name in state
             if name not in live
         ]
-        return Differences(accepted=added + removed)
+        return StateDiff(accepted=added + removed)

@@ -6,12 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-
-class Dispatch(StrEnum):
-    """How samples reach the ranks."""
-
-    central = "central"
-    independent = "independent"
+from dcp_runner.common.device import Device
 
 
 class Precision(StrEnum):
@@ -28,105 +23,12 @@ class NonFinite(StrEnum):
     warn = "warn"
 
 
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 class Decay(StrEnum):
     """Shape of the learning rate after the warm-up."""
 
     constant = "constant"
     cosine = "cosine"
     linear = "linear"
-
-
-@dataclass(kw_only=True)
-class PlanConfig:
-    """Where the model can be cut. Names are dotted paths of modules, in which `*` stands for one part. A field that
-    says nothing is what the model's own `parallel_plan()` says, if it has one.
-    """
-
-    columns: list[str] = field(default_factory=list)
-    """Linear layers that tp splits by their outputs; what follows must work on a part of the features."""
-    rows: list[str] = field(default_factory=list)
-    """Linear layers that tp splits by their inputs: those that take what `columns` give."""
-    heads: int | None = None
-    """The pieces that the features between `columns` and `rows` fall into, as attention heads (with grouped queries:
-    key-value heads); tp must divide it."""
-    layers: str | None = None
-    """An nn.ModuleList: fsdp gathers the weights of its items one by one, and a pipeline is cut between them."""
-    first: dict[str, str] = field(default_factory=dict)
-    """Modules that only the first pipeline stage has, and what stands there in the others: `pass` gives its input on,
-    `zero` gives 0."""
-    last: list[str] = field(default_factory=list)
-    """Modules that only the last pipeline stage has; in the others their input passes through."""
-
-
-@dataclass(kw_only=True)
-class ParallelConfig:
-    """The topology: which strategy wraps the model, and the degree of every mesh axis.
-
-    The mesh axes stand in this order: pp, dp, fsdp, tp. One degree may be -1: what is left of the world size.
-    """
-
-    strategy: str = "dcp_runner.train.single.Single"
-    """Import path of the Strategy class."""
-    dp: int = 1
-    """Data-parallel replicas."""
-    fsdp: int = 1
-    """Ranks that a fully sharded model is cut over."""
-    pp: int = 1
-    """Pipeline stages."""
-    tp: int = 1
-    """Tensor-parallel ranks."""
-    timeout_s: float = 1800.0
-    """A rank that keeps the others waiting for longer inside the training fails the run."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the strategy, checked against its signature."""
-    plan: PlanConfig = field(default_factory=PlanConfig)
-    """Where the model can be cut, for models that do not tell it themselves."""
-
-
-@dataclass(kw_only=True)
-class ResourcesConfig:
-    """Resources of one job."""
-
-    nodes: int = 1
-    """Machines."""
-    tasks_per_node: int | None = None
-    """Ranks on each node; null: what `parallel` asks for."""
-    gpus_per_node: int | None = None
-    """GPUs on each node; null: with trainer.device=cuda one for each task, else none is asked for."""
-    cpus_per_task: int | None = None
-    """CPU cores of each rank; null: the scheduler's default."""
-    time_min: int | None = None
-    """Time limit in minutes; null: the scheduler's default."""
-    mem_gb: float | None = None
-    """Memory of each node in GB; null: the scheduler's default."""
-    requeues: int = 100
-    """How often a job that its scheduler stops (time limit, preemption) asks to be started again; 0: never."""
-
-
-@dataclass(kw_only=True)
-class DataConfig:
-    """Two data sets and how they are fed to the ranks. A data set has `__len__` and `__getitem__(i) -> (inputs,
-    targets)`.
-    """
-
-    train: dict[str, Any] = field(default_factory=dict)
-    """The training set: a `_target_` and its arguments."""
-    eval: dict[str, Any] | None = None
-    """The evaluation set: a `_target_` and its arguments; null: no evaluation."""
-    batch_size: int = 32
-    """Samples of one optimizer step over all ranks (the global batch size)."""
-    dispatch: Dispatch = Dispatch.central
-    """central: rank 0 reads and scatters; independent: each rank reads its own part."""
-    shuffle: bool = True
-    """A new order for every epoch, made from (seed, epoch)."""
-    workers: int = 0
-    """Loader processes of each reading rank; 0 reads in the rank itself."""
 
 
 @dataclass(kw_only=True)

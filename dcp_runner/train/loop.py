@@ -18,21 +18,22 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
-from dcp_runner.checkpoint.rng import RngState
+from dcp_runner.checkpoint.retention import steps_to_delete
+from dcp_runner.checkpoint.state.rng import RngState
+from dcp_runner.common.signals import StopFlag
 from dcp_runner.data.feed import Feed
-from dcp_runner.train.agreement import StepOutcome, agree, mean
 from dcp_runner.train.callbacks import Callbacks
 from dcp_runner.train.config import NonFinite, TrainerConfig
 from dcp_runner.train.errors import NonFiniteError, TrainError
-from dcp_runner.train.finite import bad_tensors, by_ranks, not_finite
-from dcp_runner.train.gradients import clip
-from dcp_runner.train.modes import switch
-from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, recorded, superfluous
+from dcp_runner.train.metrics_log import Report
+from dcp_runner.train.nonfinite import by_ranks, nonfinite_tensors, nonfinite_values
+from dcp_runner.train.optimizer_modes import switch
+from dcp_runner.train.parallel.gradients import clip
+from dcp_runner.train.parallel.strategy import Batch, Loss, Strategy
+from dcp_runner.train.policies import SavePolicy, about_best, effective, needs_metric, recorded
 from dcp_runner.train.precision import autocast
 from dcp_runner.train.progress import Progress
-from dcp_runner.train.report import Report
-from dcp_runner.train.signals import StopFlag
-from dcp_runner.train.strategy import Batch, Loss, Strategy
+from dcp_runner.train.step_sync import StepOutcome, agree, mean
 
 log = logging.getLogger("dcp_runner.train")
 
@@ -101,13 +102,15 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         with autocast(self.device, self.config.precision):
             loss = self.strategy.step(self.model, batches, self.loss)
-        self.strategy.settle_buffers(self.model)
-        norm = self.strategy.norm(self.model)
+        self.strategy.sync_buffers(self.model)
+        norm = self.strategy.grad_norm(self.model)
         own = None if loss is None else float(loss)
         outcome = agree(own, float(norm), policy.overdue(), self.stop.signal)
         if not outcome.finite:
             gradients = [(name, parameter.grad) for name, parameter in self.model.named_parameters()]
-            found = not_finite({"loss": own, "gradient norm": float(norm)}) + bad_tensors("gradient of", gradients)
+            found = nonfinite_values({"loss": own, "gradient norm": float(norm)}) + nonfinite_tensors(
+                "gradient of", gradients
+            )
             self._not_finite(self.progress.step + 1, found)
         if self.config.clip_norm is not None:
             clip(self.model.parameters(), self.config.clip_norm, norm)
@@ -152,7 +155,7 @@ class Trainer:
         self.strategy.evaluated(self.model)
         metrics = {"eval_loss": mean(total, count)}
         if not math.isfinite(metrics["eval_loss"]):
-            self._not_finite(self.progress.step, not_finite({"eval_loss": total}))
+            self._not_finite(self.progress.step, nonfinite_values({"eval_loss": total}))
         self.report.evaluated(self.progress.step, metrics)
         self.callbacks.call("on_evaluate", self, metrics)
         if self.keep.last is not None and self.keep.best and self.keep.metric not in (*metrics, *recorded(False)):
@@ -169,7 +172,7 @@ class Trainer:
 
     def _save(self, metrics: dict[str, float]) -> None:
         step, began = self.progress.step, time.monotonic()
-        self._not_finite(step, bad_tensors("weight", self.model.named_parameters()))
+        self._not_finite(step, nonfinite_tensors("weight", self.model.named_parameters()))
         known = {name: value for name, value in metrics.items() if value == value}
         path = self.coordinator.save(step, known, add_files=partial(self.callbacks.call, "add_files", self))
         self.report.saved(step, path, time.monotonic() - began)
@@ -186,7 +189,7 @@ class Trainer:
     def _retain(self) -> None:
         """Delete what no rule of checkpoint.keep keeps."""
         protected = [self.source] if self.source is not None else []
-        for old in self.coordinator.delete(superfluous(self.coordinator.metrics(), self.keep, protected)):
+        for old in self.coordinator.delete(steps_to_delete(self.coordinator.metrics(), self.keep, protected)):
             self.report.event(old, "deleted", f"DELETED checkpoint-{old} (no rule of checkpoint.keep keeps it)")
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from dcp_runner.checkpoint.config import Best, CheckpointConfig, KeepConfig
+from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
 
 
 @dataclass
@@ -68,25 +68,3 @@ def about_best(checkpoint: CheckpointConfig, eval_every: int | None) -> str:
 
 def _chosen_by_evaluation(keep: KeepConfig) -> bool:
     return keep.last is not None and keep.best > 0 and keep.metric not in recorded(False)
-
-
-def superfluous(
-    metrics_of: Mapping[int, Mapping[str, float]], keep: KeepConfig, protected: Collection[int] = ()
-) -> list[int]:
-    """Steps of the checkpoints that no rule keeps, ascending; `metrics_of` has all committed ones.
-
-    The newest always stays, and so does what is protected (the source of the resume). Of equally good ones the
-    newest is kept.
-    """
-    steps = sorted(metrics_of)
-    if keep.last is None or not steps:
-        return []
-    stay = {steps[-1], *protected, *steps[-max(keep.last, 1) :]}
-    sign = 1 if keep.mode is Best.min else -1
-    finite = [
-        step for step in steps if metrics_of[step].get(keep.metric, float("nan")) == metrics_of[step].get(keep.metric)
-    ]
-    stay.update(sorted(finite, key=lambda step: (sign * metrics_of[step][keep.metric], -step))[: keep.best])
-    if keep.every:
-        stay.update(step for step in steps if step % keep.every == 0)
-    return [step for step in steps if step not in stay]

@@ -8,8 +8,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from dcp_runner.checkpoint.files import writing
-from dcp_runner.train.metrics_file import entries
+from dcp_runner.common.files import writing
+from dcp_runner.common.metrics_file import read_metrics
 
 
 class Tracker(Protocol):
@@ -101,4 +101,4 @@ def begin(run_dir: Path) -> tuple[str, int]:
 
 def _last_step(metrics_file: Path) -> int:
     """The largest step that has metrics: not the last one where a run went back."""
-    return max((entry["step"] for entry in entries(metrics_file) if "event" not in entry), default=0)
+    return max((entry["step"] for entry in read_metrics(metrics_file) if "event" not in entry), default=0)

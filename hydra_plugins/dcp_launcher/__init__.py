@@ -27,9 +27,9 @@ class _DcpLauncher(Launcher):
         self._setting: tuple[HydraContext, TaskFunction, DictConfig] | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from dcp_runner.launch.quick import quicken
+        from dcp_runner.launch.preflight.compose_cache import cache_composition
 
-        quicken(hydra_context.config_loader)
+        cache_composition(hydra_context.config_loader)
         self._setting = (hydra_context, task_function, config)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:

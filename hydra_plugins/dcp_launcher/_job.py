@@ -23,17 +23,17 @@ from omegaconf import DictConfig, open_dict, read_write
 from submitit import JobEnvironment
 from submitit.core.utils import cloudpickle_dump, pickle_load
 
+from dcp_runner.common.launch_env import from_env
+from dcp_runner.common.signals import NOTICES, StopFlag
 from dcp_runner.launch import outcomes
-from dcp_runner.launch.leading import Leading, RunFailed, follow_once
+from dcp_runner.launch.broadcast import ConfigBroadcast, RunFailed, follow_once
 from dcp_runner.launch.requeue import RESTARTS, restarts
-from dcp_runner.launch.world import from_env
-from dcp_runner.train.signals import NOTICES, StopFlag
 
 RETURNED = "returned.pkl"
 
 
 @dataclass
-class Common:
+class SharedPayload:
     """What all jobs of a submission share, and so travels in a file of its own."""
 
     context: HydraContext
@@ -61,22 +61,22 @@ class SweepJob:
         for number in (signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, signal.SIG_DFL)  # submitit has made them do nothing
         setup_globals()
-        common: Common = pickle_load(self.common)
+        common: SharedPayload = pickle_load(self.common)
         Singleton.set_state(common.singletons)
         here = JobEnvironment()
         if here.name() == "local":
             os.environ[RESTARTS] = str(len(list(self.notes.glob(f"{here.job_id}.*"))))
         start = self.notes / f"{here.job_id}.{restarts(os.environ)}"
-        with Noted(start, here.global_rank):
+        with WriteExitNote(start, here.global_rank):
             world = from_env(os.environ)
             if world is not None and world.rank > 0:
                 follow_once(common.task, world)
             self._lead(common, here.job_id)
 
-    def _lead(self, common: Common, id: str) -> None:
+    def _lead(self, common: SharedPayload, id: str) -> None:
         with read_write(self.config.hydra.job), open_dict(self.config.hydra.job):
             self.config.hydra.job.id = id
-        with Leading(common.task, from_env(os.environ)) as leading:
+        with ConfigBroadcast(common.task, from_env(os.environ)) as leading:
             returned = run_job(
                 hydra_context=common.context,
                 task_function=leading.task,
@@ -98,7 +98,7 @@ def _fail(returned: JobReturn) -> NoReturn:
     raise error
 
 
-class Noted(AbstractContextManager["Noted"]):
+class WriteExitNote(AbstractContextManager["WriteExitNote"]):
     """Leaves a note of how this task has ended, for whoever asks about the sweep."""
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -108,5 +108,5 @@ class Noted(AbstractContextManager["Noted"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         code = outcomes.exit_code(error)
         if error is not None and not isinstance(error, SystemExit):
-            outcomes.write(self._folder, outcomes.outcome_of(error, self._rank))
-        outcomes.note_leaving(self._folder, self._rank, code)
+            outcomes.write_failure_note(self._folder, outcomes.failure_note(error, self._rank))
+        outcomes.write_exit_note(self._folder, self._rank, code)

@@ -18,24 +18,24 @@ from submitit import Job
 from submitit.core.utils import FailedJobError, pickle_load
 from submitit.local.local import LocalJob
 
-from dcp_runner.config import ConfigError
-from dcp_runner.launch.folder import obstacle
-from dcp_runner.launch.leading import RunFailed
-from dcp_runner.launch.places import Place, blocked_folders, shared_folders
-from dcp_runner.launch.prepare import discard_if_empty
-from dcp_runner.sweep.code import copy_code
-from dcp_runner.sweep.follow import first_words, summary, wait
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.run_dir import obstacle
+from dcp_runner.launch.broadcast import RunFailed
+from dcp_runner.launch.preflight.resolve import remove_empty_dir
+from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders
+from dcp_runner.sweep.provenance import copy_code
 from dcp_runner.sweep.record import JobState, Sweep
+from dcp_runner.sweep.status import most_useful_logs, summary, wait
 from hydra_plugins.dcp_launcher._job import RETURNED
-from hydra_plugins.dcp_launcher._left import opened
-from hydra_plugins.dcp_launcher._shape import Planned, plan, unfit_to_optimise, without_time
-from hydra_plugins.dcp_launcher._submit import batch_scripts, submit_here, submit_to_slurm, travelling
+from hydra_plugins.dcp_launcher._planned import PlannedJob, check_objective, check_time_limit, describe_job
+from hydra_plugins.dcp_launcher._remaining import open_or_resume
+from hydra_plugins.dcp_launcher._submit import batch_scripts, build_payloads, submit_here, submit_to_slurm
 
 log = logging.getLogger(__name__)
 _BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
-class NotSubmitted(CompactHydraException):
+class SubmissionError(CompactHydraException):
     """A sweep that cannot be submitted as it is; the text tells why, and what to do."""
 
 
@@ -47,7 +47,7 @@ def launch(
     job_overrides: Sequence[Sequence[str]],
     first: int,
     options: Mapping[str, Any],
-    places: list[Place],
+    places: list[JobFolder],
 ) -> Sequence[JobReturn]:
     """Submit all jobs, and wait for them unless told otherwise; their returns in order. `places` are those of the
     jobs before them in this sweep; theirs are added.
@@ -59,30 +59,30 @@ def launch(
     5. wait; a job that failed has status FAILED, and whoever asks for its value gets the reason
 
     Raises:
-        NotSubmitted: nothing has been started.
+        SubmissionError: nothing has been started.
     """
     configure_log(config.hydra.hydra_logging, config.hydra.verbose)
     folder = Path(str(config.hydra.sweep.dir)).absolute()
     jobs = [
-        plan(
+        describe_job(
             _composed(context, config, overrides, number), number, filter_overrides(list(overrides)), folder, scheduler
         )
         for number, overrides in enumerate(job_overrides, first)
     ]
     notice_s = options["signal_delay_s"]
-    _refuse([problem for job in jobs for problem in (*job.problems, *without_time(job, notice_s))])
+    _refuse([problem for job in jobs for problem in (*job.problems, *check_time_limit(job, notice_s))])
     places += [job.place for job in jobs if job.place]
     _refuse([*shared_folders(places), *blocked_folders(places)])
     if config.hydra.sweeper._target_ != _BASIC:
-        _refuse(unfit_to_optimise(jobs, config.hydra.sweeper._target_, options["wait"]))
+        _refuse(check_objective(jobs, config.hydra.sweeper._target_, options["wait"]))
     if jobs and all(job.is_dry for job in jobs):
         _show(scheduler, Sweep(path=folder, scheduler=scheduler), jobs, options)
         return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
     try:
-        sweep, left, problems = opened(folder, scheduler, jobs)
+        sweep, left, problems = open_or_resume(folder, scheduler, jobs)
     except OSError as error:
         why = obstacle(folder) or error
-        raise NotSubmitted(f"nothing was submitted: hydra.sweep.dir={folder} cannot be written: {why}") from error
+        raise SubmissionError(f"nothing was submitted: hydra.sweep.dir={folder} cannot be written: {why}") from error
     _refuse(problems)
     handles = _submit(sweep, left, context, task, options)
     gc.freeze()  # all that was composed stays to the end, and is not looked through there either
@@ -117,11 +117,11 @@ def _composed(context: HydraContext, config: DictConfig, overrides: Sequence[str
 def _refuse(problems: Sequence[str]) -> None:
     if problems:
         lines = "".join(f"\n  * {problem}" for problem in dict.fromkeys(problems))
-        raise NotSubmitted(f"nothing was submitted:{lines}")
+        raise SubmissionError(f"nothing was submitted:{lines}")
 
 
 def _submit(
-    sweep: Sweep, jobs: Sequence[Planned], context: HydraContext, task: TaskFunction, options: Mapping[str, Any]
+    sweep: Sweep, jobs: Sequence[PlannedJob], context: HydraContext, task: TaskFunction, options: Mapping[str, Any]
 ) -> list[Job[None]]:
     setup = list(options["setup"])
     if options["snapshot"] and jobs:
@@ -132,19 +132,19 @@ def _submit(
         first = shlex.quote(f"{place}{os.pathsep}{Path.cwd()}")
         setup += [f"export PYTHONSAFEPATH=1 PYTHONPATH={first}${{PYTHONPATH:+:$PYTHONPATH}}"]
     try:
-        ready = travelling(jobs, sweep, context, task)
+        ready = build_payloads(jobs, sweep, context, task)
         sweep.write()
         return (submit_to_slurm if sweep.scheduler == "slurm" else submit_here)(sweep, ready, options, setup)
     except (FailedJobError, RuntimeError, OSError) as error:
         taken = [str(job.record.number) for job in jobs if job.record.ids]
         done = f"; submitted are only the jobs {', '.join(taken)}" if taken else ""
         here = "\n(hydra/launcher=dcp_local runs the jobs on this machine)" if sweep.scheduler == "slurm" else ""
-        raise NotSubmitted(f"{sweep.scheduler} takes no job{done}: {error}{here}") from error
+        raise SubmissionError(f"{sweep.scheduler} takes no job{done}: {error}{here}") from error
 
 
-def _show(scheduler: str, sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, Any]) -> None:
+def _show(scheduler: str, sweep: Sweep, jobs: Sequence[PlannedJob], options: Mapping[str, Any]) -> None:
     """Scripts and plans of jobs that are not submitted, one of each kind."""
-    from dcp_runner.plan_view import show_plan
+    from dcp_runner.launch.preflight.plan_checks import show_plan
 
     if scheduler == "slurm":
         print(*batch_scripts(sweep, jobs, options, list(options["setup"])), sep="\n")
@@ -157,10 +157,10 @@ def _show(scheduler: str, sweep: Sweep, jobs: Sequence[Planned], options: Mappin
             except ConfigError as error:
                 _refuse([f"job {job.record.number}: {problem}" for problem in error.problems])
     (sweep.path / "multirun.yaml").unlink(missing_ok=True)  # which Hydra's sweeper writes before it asks us
-    discard_if_empty(sweep.path)
+    remove_empty_dir(sweep.path)
 
 
-def _results(sweep: Sweep, jobs: Sequence[Planned]) -> list[JobReturn]:
+def _results(sweep: Sweep, jobs: Sequence[PlannedJob]) -> list[JobReturn]:
     returns = []
     for job in jobs:
         record = job.record
@@ -169,7 +169,7 @@ def _results(sweep: Sweep, jobs: Sequence[Planned]) -> list[JobReturn]:
         if record.state is JobState.done:
             returns.append(kept or _returned(job.cfg, JobStatus.COMPLETED, None))
             continue
-        logs = first_words(sweep, record)
+        logs = most_useful_logs(sweep, record)
         if logs:
             log.error("job %d %s; its log: %s", record.number, record.state, logs[0])
         if kept is None or kept.status is not JobStatus.FAILED:

@@ -17,8 +17,8 @@ from submitit.slurm.slurm import _make_sbatch_string  # what SlurmExecutor write
 
 from dcp_runner.sweep.record import JOBS, SUBMITIT, Sweep
 from dcp_runner.sweep.scheduler import Slurm
-from hydra_plugins.dcp_launcher._job import Common, SweepJob
-from hydra_plugins.dcp_launcher._shape import Planned, sbatch_parameters
+from hydra_plugins.dcp_launcher._job import SharedPayload, SweepJob
+from hydra_plugins.dcp_launcher._planned import PlannedJob, sbatch_parameters
 
 _MONTH = 60 * 24 * 30
 _AFTER = "while ps -o stat= -p {} | grep -q '^[^Z]'; do sleep 0.5; done"
@@ -49,26 +49,26 @@ class _Local(_FromOurTask, LocalExecutor):
     """The same."""
 
 
-def travelling(
-    jobs: Sequence[Planned], sweep: Sweep, context: HydraContext, task: TaskFunction
-) -> list[tuple[Planned, SweepJob]]:
+def build_payloads(
+    jobs: Sequence[PlannedJob], sweep: Sweep, context: HydraContext, task: TaskFunction
+) -> list[tuple[PlannedJob, SweepJob]]:
     """The jobs as they go to their processes."""
     for planned in jobs:
         sweep.notes(planned.record).mkdir(parents=True, exist_ok=True)
     if not jobs:
         return []
-    common = Common(context, task).leave(sweep.path / JOBS)
+    common = SharedPayload(context, task).leave(sweep.path / JOBS)
     return [(planned, SweepJob(common, planned.cfg, sweep.notes(planned.record))) for planned in jobs]
 
 
 def submit_to_slurm(
-    sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
+    sweep: Sweep, jobs: Sequence[tuple[PlannedJob, SweepJob]], options: Mapping[str, Any], setup: list[str]
 ) -> list[Job[None]]:
     """Jobs of equal shape become one array, or several where they are more than one may have; the record knows their
     ids as soon as they have them.
     """
     executor = _Slurm(sweep.path / SUBMITIT / "%j", python=options["python"])
-    submitted: list[tuple[Planned, Job[None]]] = []
+    submitted: list[tuple[PlannedJob, Job[None]]] = []
     for parameters, group in _arrays([planned for planned, _ in jobs], options, setup):
         numbers = {planned.record.number for planned in group}
         executor.update_parameters(**parameters)
@@ -82,7 +82,7 @@ def submit_to_slurm(
 
 
 def submit_here(
-    sweep: Sweep, jobs: Sequence[tuple[Planned, SweepJob]], options: Mapping[str, Any], setup: list[str]
+    sweep: Sweep, jobs: Sequence[tuple[PlannedJob, SweepJob]], options: Mapping[str, Any], setup: list[str]
 ) -> list[Job[None]]:
     """As processes that outlive this one. Each waits for the end of the one that it takes the place of."""
     executor = _Local(sweep.path / SUBMITIT / "%j", python=options["python"])
@@ -106,7 +106,7 @@ def submit_here(
     return running
 
 
-def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, Any], setup: list[str]) -> list[str]:
+def batch_scripts(sweep: Sweep, jobs: Sequence[PlannedJob], options: Mapping[str, Any], setup: list[str]) -> list[str]:
     """What `submit_to_slurm` would give to sbatch, with the jobs that each script is for."""
     scripts = []
     folder = sweep.path / SUBMITIT / "%j"
@@ -121,12 +121,12 @@ def batch_scripts(sweep: Sweep, jobs: Sequence[Planned], options: Mapping[str, A
 
 
 def _arrays(
-    jobs: Sequence[Planned], options: Mapping[str, Any], setup: list[str]
-) -> list[tuple[dict[str, Any], list[Planned]]]:
+    jobs: Sequence[PlannedJob], options: Mapping[str, Any], setup: list[str]
+) -> list[tuple[dict[str, Any], list[PlannedJob]]]:
     longest = Slurm().longest_array()
     shapes = [(sbatch_parameters(planned, options, setup), planned) for planned in jobs]
 
-    def key(pair: tuple[dict[str, Any], Planned]) -> str:
+    def key(pair: tuple[dict[str, Any], PlannedJob]) -> str:
         return json.dumps(pair[0], sort_keys=True, default=str)
 
     equal = (list(group) for _, group in groupby(sorted(shapes, key=key), key=key))

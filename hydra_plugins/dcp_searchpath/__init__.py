@@ -61,7 +61,7 @@ def _typed(path: str) -> DictConfig | None:
         return None
     from omegaconf import OmegaConf
 
-    from dcp_runner.config import schemas
+    from dcp_runner.config.schema import schemas
     from hydra_plugins.dcp_launcher._config import LAUNCHERS
 
     if path in LAUNCHERS:

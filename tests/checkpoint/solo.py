@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology
-from dcp_runner.checkpoint.loading import LoadReport
-from dcp_runner.train.context import RunContext
+from dcp_runner.checkpoint.loading.load import LoadReport
+from dcp_runner.common.run_context import RunContext
+from dcp_runner.run.resume import ResumeRequest
+from dcp_runner.run.start import begin
 from dcp_runner.train.progress import Progress
-from dcp_runner.train.resume import Wish
-from dcp_runner.train.start import begin
 
 
 class Box:
@@ -48,7 +48,7 @@ def boxed(folder: Path, state: Any = None, **options: Any) -> tuple[Box, Checkpo
     return box, alone(folder, StateComponent("box", box), **options)
 
 
-def resume(wish: Wish, coordinator: CheckpointCoordinator) -> LoadReport | None:
+def resume(wish: ResumeRequest, coordinator: CheckpointCoordinator) -> LoadReport | None:
     """Load and retire as the start of a run does, in a run folder without a name."""
     run = RunContext(coordinator.storage.root, 1, 0, 1, 0, 1, "hash", {}, dated=True)
     return begin(wish, run, coordinator, Progress(), 1_000_000).loaded

@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from solo import boxed, resume, visible
 
 from dcp_runner import CheckpointError
-from dcp_runner.checkpoint.storage import MANIFEST
-from dcp_runner.train.resume import Wish
+from dcp_runner.checkpoint.files.storage import MANIFEST
+from dcp_runner.run.resume import ResumeRequest
 
 LATER: dict[str, Callable[[Path], object]] = {
     "config.json": lambda path: path.write_text("{}"),
@@ -42,7 +42,7 @@ def test_a_file_that_came_later_is_told_once_and_is_no_reason_to_refuse(
     for what in ("auto", "must", "latest", "best", 2, str(tmp_path)):
         caplog.clear()
         box.state = None
-        report = resume(Wish(what), coordinator)
+        report = resume(ResumeRequest(what), coordinator)
         assert report is not None and report.step == 2 and box.state == {"step": 1}
         (told,) = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
         assert told == f"checkpoint-2: not listed in its manifest, and so not read: {name}"

@@ -13,7 +13,7 @@ import torch
 from solo import Box, alone, bits, boxed, visible
 
 from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
-from dcp_runner.checkpoint.storage import MANIFEST
+from dcp_runner.checkpoint.files.storage import MANIFEST
 
 
 def saved(folder: Path, losses: dict[int, float | None], **options: Any) -> tuple[Box, CheckpointCoordinator]:
@@ -117,12 +117,12 @@ def test_what_is_no_committed_checkpoint_never_counts(tmp_path: Path) -> None:
 def test_going_back_retires_what_lies_above_and_the_step_can_be_saved_anew(tmp_path: Path) -> None:
     box, coordinator = saved(tmp_path, {1: None, 2: None, 3: None}, attempt=4)
     coordinator.load(1)
-    assert list(coordinator.go_back(1)) == [2, 3] and list(coordinator.go_back(1)) == []
+    assert list(coordinator.retire_after(1)) == [2, 3] and list(coordinator.retire_after(1)) == []
     assert coordinator.load("latest").step == 1
     for step in (2, 3):
         box.state = {"step": step, "branch": "new"}
         coordinator.save(step)
-    assert list(coordinator.go_back(2)) == [3]
+    assert list(coordinator.retire_after(2)) == [3]
     assert coordinator.load("latest").step == 2 and box.state["branch"] == "new"
     names = {entry.name for entry in tmp_path.iterdir() if entry.name.startswith("retired")}
     assert names == {"retired-4-checkpoint-2", "retired-4-checkpoint-3", "retired-4.2-checkpoint-3"}
@@ -215,7 +215,7 @@ def test_a_component_that_nothing_here_takes_is_an_error_unless_not_strict(tmp_p
 class Fresh(Box):
     """Notes what it is told when it starts afresh."""
 
-    def start_fresh(self, step: int, rank: int) -> None:
+    def reset(self, step: int, rank: int) -> None:
         self.state = {"fresh": (step, rank)}
 
 

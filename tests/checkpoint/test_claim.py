@@ -18,9 +18,9 @@ import pytest
 from solo import boxed, visible
 
 from dcp_runner import CheckpointError
-from dcp_runner.checkpoint import ownership
-from dcp_runner.checkpoint.ownership import Identity, Owner, owner_of
-from dcp_runner.checkpoint.storage import Storage
+from dcp_runner.checkpoint.files import ownership
+from dcp_runner.checkpoint.files.ownership import Identity, Owner, owner_of
+from dcp_runner.checkpoint.files.storage import Storage
 
 FORK = multiprocessing.get_context("fork")
 TOLD = r"attempt 2 \(pid \d+ on .*, since .*\) has taken .* over from attempt 1, which saves nothing more"
@@ -119,7 +119,12 @@ def test_the_last_claim_stands_in_every_phase(tmp_path: Path) -> None:
     first.save(2)  # to open a folder claims nothing
     second.save(3)
     written.clear()
-    for call in (lambda: first.save(4), lambda: first.delete([1]), lambda: first.go_back(1), lambda: first.save(4)):
+    for call in (
+        lambda: first.save(4),
+        lambda: first.delete([1]),
+        lambda: first.retire_after(1),
+        lambda: first.save(4),
+    ):
         with pytest.raises(CheckpointError, match=TOLD) as failure:
             call()
         assert failure.value.types == {"SupersededError"}
@@ -165,7 +170,7 @@ def test_while_the_owner_lives_a_second_start_is_refused(tmp_path: Path) -> None
     child = in_child(lambda: boxed(tmp_path, 1, attempt="1")[1].save(1), stays=True)
     before = state_of(tmp_path)
     _, mine = boxed(tmp_path, 2, attempt="2")
-    for call in (lambda: mine.save(2), lambda: mine.delete([1]), lambda: mine.go_back(0), mine.claim):
+    for call in (lambda: mine.save(2), lambda: mine.delete([1]), lambda: mine.retire_after(0), mine.claim):
         with pytest.raises(CheckpointError) as failure:
             call()
         text = str(failure.value)
@@ -292,7 +297,7 @@ def test_killed_anywhere_in_a_claim_the_next_start_goes_on(tmp_path: Path) -> No
     def start(root: Path) -> None:
         _, coordinator = boxed(root, 2, attempt="2")
         coordinator.claim(lambda found: replace(found, run=found.run or "made"))
-        coordinator.go_back(1)
+        coordinator.retire_after(1)
         coordinator.save(2)
 
     codes = []

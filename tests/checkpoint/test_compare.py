@@ -16,25 +16,27 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dcp_runner.checkpoint.digest import BLOCK, Entry, digest_tensor, entries, same, total
-from dcp_runner.checkpoint.modules import ModelState
-from dcp_runner.checkpoint.optimizers import OptimizerState
-from dcp_runner.checkpoint.tensorfile import BYTES_ONLY, CODES
+from dcp_runner.checkpoint.digest import BLOCK, digest_tensor
+from dcp_runner.checkpoint.files.tensor_file import BYTES_ONLY, CODES
+from dcp_runner.checkpoint.saving.verify_holders import differing_leaves
+from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, fingerprints, same, total
+from dcp_runner.checkpoint.state.flatten import flatten
+from dcp_runner.checkpoint.state.modules import ModelState
+from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.sync.comm import minority
 from dcp_runner.checkpoint.topology import Topology
-from dcp_runner.checkpoint.tree import flatten
-from dcp_runner.checkpoint.verify import disagreements, odd_ones
 
 
-def table(state: Any) -> dict[str, Entry]:
+def table(state: Any) -> dict[str, LeafFingerprint]:
     flat = flatten(state)
-    return entries(flat, {name: digest_tensor(tensor) for name, tensor in flat.tensors.items()})
+    return fingerprints(flat, {name: digest_tensor(tensor) for name, tensor in flat.tensors.items()})
 
 
 def differing(one: Any, other: Any) -> list[str]:
     """Paths at which a difference is seen, from both sides; the first glance (one digest for all) must agree."""
     tables = table(one), table(other)
-    found = disagreements(dict(enumerate(tables)))
-    assert found == disagreements(dict(enumerate(reversed(tables)))) and all(odd == (0, 1) for odd in found.values())
+    found = differing_leaves(dict(enumerate(tables)))
+    assert found == differing_leaves(dict(enumerate(reversed(tables)))) and all(odd == (0, 1) for odd in found.values())
     if found:
         assert total(tables[0]) != total(tables[1]), (
             "a difference that the first glance does not see would never be looked at"
@@ -311,23 +313,23 @@ def test_equal_optimizers_are_equal_also_with_a_python_step() -> None:
     ],
 )
 def test_the_odd_ones_are_not_with_the_majority_and_on_a_tie_all(labels: str, odd: Sequence[int]) -> None:
-    assert list(odd_ones(list(enumerate(labels)))) == odd
+    assert list(minority(list(enumerate(labels)))) == odd
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.randoms())
 def test_blame_does_not_depend_on_the_order_of_the_ranks(labels: list[str], draw: random.Random) -> None:
     told = list(enumerate(labels))
-    expected = set(odd_ones(told))
+    expected = set(minority(told))
     draw.shuffle(told)
-    assert set(odd_ones(told)) == expected
+    assert set(minority(told)) == expected
 
 
 def test_each_path_has_its_own_odd_ones() -> None:
     states = {4: {"w": 1, "b": 1}, 5: {"w": 1, "b": 2}, 6: {"w": 3, "b": 1}, 9: {"w": 1, "b": 1, "c": 1}}
-    found = disagreements({rank: table(state) for rank, state in states.items()})
+    found = differing_leaves({rank: table(state) for rank, state in states.items()})
     assert found == {"b": (5,), "c": (9,), "w": (6,)}
 
 
 def test_a_python_step_is_with_the_majority_of_tensor_steps() -> None:
     states: dict[int, Any] = {0: torch.tensor(8.0), 1: 8.0, 2: torch.tensor(9.0)}
-    assert disagreements({rank: table({"step": step}) for rank, step in states.items()}) == {"step": (2,)}
+    assert differing_leaves({rank: table({"step": step}) for rank, step in states.items()}) == {"step": (2,)}

@@ -19,10 +19,10 @@ import torch
 from solo import Box, alone, boxed, header_of, resume
 
 from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
-from dcp_runner.checkpoint import tensorfile
 from dcp_runner.checkpoint.digest import hash_bytes
-from dcp_runner.checkpoint.storage import MANIFEST
-from dcp_runner.train.resume import ResumeError, Wish
+from dcp_runner.checkpoint.files import tensor_file
+from dcp_runner.checkpoint.files.storage import MANIFEST
+from dcp_runner.run.resume import ResumeError, ResumeRequest
 
 STEPS = [2, 4, 8]
 
@@ -97,7 +97,7 @@ def test_whoever_asks_for_a_damaged_one_is_told_the_next_valid_one(kind: str, ma
         error = refused(lambda path=path: coordinator.load(path))
         assert error.types == {"IntegrityError"} and f"resume={root}/checkpoint-4" in str(error), error
     for what in (str(root), str(root / "checkpoint-8"), "latest", "best", 8):
-        assert refused(lambda what=what: resume(Wish(what), coordinator)).types == {"IntegrityError"}
+        assert refused(lambda what=what: resume(ResumeRequest(what), coordinator)).types == {"IntegrityError"}
     assert box.state["step"] == 0 and names(coordinator) == [f"checkpoint-{step}" for step in STEPS]
     assert list(coordinator.steps()) == STEPS
     if kind in IN_THE_DATA:
@@ -114,7 +114,7 @@ def test_auto_and_must_pass_over_it_and_say_so(
     box, coordinator = made
     DAMAGE[kind](coordinator.storage.root / "checkpoint-8")
     with caplog.at_level(logging.INFO):
-        report = resume(Wish(wish), coordinator)
+        report = resume(ResumeRequest(wish), coordinator)
     assert report is not None and report.step == box.state["step"] == 4
     (warned,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert warned.startswith("SKIPPED checkpoint-8, which is damaged: ")
@@ -126,7 +126,7 @@ def test_auto_and_must_pass_over_it_and_say_so(
 def test_what_is_retired_is_said_with_the_reason(made: Made, caplog: pytest.LogCaptureFixture) -> None:
     _, coordinator = made
     with caplog.at_level(logging.INFO):
-        resume(Wish(2), coordinator)
+        resume(ResumeRequest(2), coordinator)
     assert caplog.messages == ["RETIRED checkpoint-4, checkpoint-8: abandoned, because this run goes on from step 2"]
 
 
@@ -135,7 +135,7 @@ def test_nothing_is_retired_where_no_checkpoint_loads(made: Made) -> None:
     for step in STEPS:
         flip(coordinator.storage.path(step) / "box.safetensors")
     with pytest.raises(ResumeError, match=r"every checkpoint in .* is damaged") as failure:
-        resume(Wish("auto"), coordinator)
+        resume(ResumeRequest("auto"), coordinator)
     assert all(f"checkpoint-{step}: box.safetensors: tensor" in str(failure.value) for step in STEPS)
     assert names(coordinator) == [f"checkpoint-{step}" for step in STEPS]
     assert "no other valid checkpoint" not in str(refused(lambda: coordinator.load("latest"))), (
@@ -203,7 +203,7 @@ class Failing(io.BufferedReader):
 def failing_file(at: str) -> Callable[[pytest.MonkeyPatch, str, int], None]:
     def arrange(patch: pytest.MonkeyPatch, name: str, number: int) -> None:
         kind = type("Failing", (Failing,), {"number": number, "at": at})
-        patch.setattr(tensorfile, "open_regular", lambda path: kind(io.FileIO(path)))
+        patch.setattr(tensor_file, "open_regular", lambda path: kind(io.FileIO(path)))
 
     return arrange
 
@@ -225,7 +225,7 @@ def test_what_cannot_be_read_is_no_damage(where: str, number: int, made: Made, m
     with monkeypatch.context() as patch:
         arrange(patch, name, number)
         for what in ("auto", "must", "latest", "best", 8, str(coordinator.storage.root)):
-            error = refused(lambda what=what: resume(Wish(what), coordinator))
+            error = refused(lambda what=what: resume(ResumeRequest(what), coordinator))
             assert error.types == {"FileAccessError"}, (what, error)
             told = f"{os.strerror(number)} ({errno.errorcode[number]})"
             assert told in str(error) and "checkpoint-8" in str(error) and name in str(error), error
@@ -236,7 +236,7 @@ def test_what_cannot_be_read_is_no_damage(where: str, number: int, made: Made, m
         if where != "the folder":
             assert refused(lambda: coordinator.verify(coordinator.storage.path(8))).types == {"FileAccessError"}
     assert names(coordinator) == [f"checkpoint-{step}" for step in STEPS]
-    report = resume(Wish("auto"), coordinator)
+    report = resume(ResumeRequest("auto"), coordinator)
     assert report is not None and report.step == 8
 
 
@@ -246,7 +246,7 @@ def test_a_folder_of_checkpoints_that_cannot_be_listed_is_not_an_empty_one(
     _, coordinator = made
     failing_listing(monkeypatch, coordinator.storage.root.name, errno.ESTALE)
     for what in ("auto", "never", "must", "latest", "best", str(coordinator.storage.root)):
-        assert "Stale file handle" in str(refused(lambda what=what: resume(Wish(what), coordinator)))
+        assert "Stale file handle" in str(refused(lambda what=what: resume(ResumeRequest(what), coordinator)))
     assert "Stale file handle" in str(refused(coordinator.list))
 
 
@@ -277,7 +277,7 @@ def test_too_many_open_files_are_told_with_the_limit(few_files: Callable[[int], 
     coordinator.save(1)
     coordinator.save(2)
     few_files(20)
-    error = refused(lambda: resume(Wish("auto"), coordinator))
+    error = refused(lambda: resume(ResumeRequest("auto"), coordinator))
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert error.types == {"FileAccessError"}
     assert f"Too many open files (EMFILE); this process may hold {limit} open" in str(error)
@@ -294,7 +294,7 @@ def test_a_file_of_another_user_is_no_damage(name: str, made: Made) -> None:
         folder.chmod(0o777)
     os.seteuid(65534)
     try:
-        error = refused(lambda: resume(Wish("auto"), coordinator))
+        error = refused(lambda: resume(ResumeRequest("auto"), coordinator))
     finally:
         os.seteuid(0)
     assert error.types == {"FileAccessError"} and f"{name}: cannot be read: Permission denied (EACCES)" in str(error)
@@ -327,6 +327,6 @@ def test_a_newer_format_is_no_damage(newer: Callable[[Path], None], made: Made) 
     _, coordinator = made
     newer(coordinator.storage.root / "checkpoint-8")
     for what in ("auto", "must", "latest", "best", 8, str(coordinator.storage.root)):
-        error = refused(lambda what=what: resume(Wish(what), coordinator))
+        error = refused(lambda what=what: resume(ResumeRequest(what), coordinator))
         assert error.types == {"NewerFormatError"} and "format 2 is newer than this version's 1" in str(error)
     assert names(coordinator) == [f"checkpoint-{step}" for step in STEPS]

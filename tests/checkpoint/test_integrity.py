@@ -18,8 +18,8 @@ from torch import nn
 
 from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
 from dcp_runner.checkpoint.digest import BLOCK, hash_bytes
-from dcp_runner.checkpoint.storage import MANIFEST
-from dcp_runner.checkpoint.tensorfile import TensorFile
+from dcp_runner.checkpoint.files.storage import MANIFEST
+from dcp_runner.checkpoint.files.tensor_file import TensorFile
 
 FILES = ["box.safetensors", MANIFEST, "model.safetensors", "twin.safetensors"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from solo import boxed, resume, visible
 
-from dcp_runner.checkpoint.links import point
-from dcp_runner.launch.folder import new_attempt
-from dcp_runner.train.resume import Wish
+from dcp_runner.common.links import point
+from dcp_runner.common.run_dir import new_attempt
+from dcp_runner.run.resume import ResumeRequest
 
 
 def copied_with_links_followed(source: Path, target: Path) -> Path:
@@ -33,7 +33,7 @@ def test_a_run_folder_that_was_copied_with_links_followed_goes_on(
 
     assert new_attempt(copy, {"config.yaml": "a: 2\n"}) == 2
     box, coordinator = boxed(copy / "checkpoints")
-    report = resume(Wish("auto"), coordinator)
+    report = resume(ResumeRequest("auto"), coordinator)
     assert report is not None and report.step == 1 and box.state == {"step": 1}
     for step in (2, 3):
         coordinator.save(step)

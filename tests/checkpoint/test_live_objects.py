@@ -15,9 +15,9 @@ from torch import nn
 from torch.optim import Optimizer
 
 from dcp_runner import CheckpointError, StateComponent
-from dcp_runner.checkpoint.hints import HINTED
-from dcp_runner.checkpoint.modules import ModelState
+from dcp_runner.checkpoint.state.modules import ModelState
 from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.common.suggest import HINTED
 
 
 class Bag(nn.Module):
@@ -88,7 +88,7 @@ def test_not_strict_tolerates_no_wrong_shape_or_dtype(tmp_path: Path) -> None:
 def test_near_names_are_looked_for_only_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
     """A search among thousands of names takes long, and a wrong prefix makes all of them differ."""
     searched: list[str] = []
-    monkeypatch.setattr("dcp_runner.checkpoint.hints.get_close_matches", lambda name, *_: searched.append(name) or [])
+    monkeypatch.setattr("dcp_runner.common.suggest.get_close_matches", lambda name, *_: searched.append(name) or [])
     module = Bag({f"a{number}": torch.ones(1) for number in range(100)})
     found = ModelState(module, "model", Topology(1)).differences({f"b{number}": torch.ones(1) for number in range(100)})
     assert len(found.missing) == len(found.unexpected) == 100 and len(searched) == 2 * HINTED

@@ -13,9 +13,10 @@ from solo import Box, alone, strictly
 
 from dcp_runner import CheckpointManifest, StateComponent
 from dcp_runner.checkpoint.digest import hash_bytes
-from dcp_runner.checkpoint.errors import IntegrityError, rank_text, ranks_of
-from dcp_runner.checkpoint.manifest import ComponentRecord, CopyRecord, FileRecord
-from dcp_runner.checkpoint.storage import MANIFEST
+from dcp_runner.checkpoint.errors import IntegrityError
+from dcp_runner.checkpoint.files.manifest import ComponentRecord, CopyRecord, FileRecord
+from dcp_runner.checkpoint.files.storage import MANIFEST
+from dcp_runner.common.ranks import rank_text, ranks_of
 
 
 def example(

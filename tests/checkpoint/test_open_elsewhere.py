@@ -16,8 +16,8 @@ from torch import nn
 from torch._C._distributed_c10d import HashStore
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology
-from dcp_runner.checkpoint.comm import Comm
-from dcp_runner.checkpoint.tensorfile import CODES
+from dcp_runner.checkpoint.files.tensor_file import CODES
+from dcp_runner.checkpoint.sync.comm import Comm
 
 
 def network() -> nn.Module:

@@ -14,8 +14,8 @@ from torch import nn
 from torch.optim import SGD, Optimizer
 
 from dcp_runner import CheckpointError, StateComponent
-from dcp_runner.checkpoint.modules import ModelState
-from dcp_runner.checkpoint.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.modules import ModelState
+from dcp_runner.checkpoint.state.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 
 
@@ -82,7 +82,7 @@ def test_refused_when_the_coordinator_is_made(name: str, tmp_path: Path) -> None
     model = nn.Linear(2, 2)
     with pytest.raises(CheckpointError) as failure:
         alone(tmp_path / "a", StateComponent("model", model), StateComponent("optimizer", make(model)))
-    assert failure.value.phase == "open" and failure.value.types == {"UnstorableError"}
+    assert failure.value.phase == "open" and failure.value.types == {"UnsupportedStateError"}
     assert all(text in str(failure.value) for text in told), failure.value
 
 

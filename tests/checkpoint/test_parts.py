@@ -12,12 +12,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dcp_runner.checkpoint import digest, source, tensorfile
-from dcp_runner.checkpoint.box import Box
+from dcp_runner.checkpoint import digest
 from dcp_runner.checkpoint.digest import digest_tensor, hash_bytes
-from dcp_runner.checkpoint.merge import merge, prune
-from dcp_runner.checkpoint.source import Source
-from dcp_runner.checkpoint.tensorfile import TensorFile, encode
+from dcp_runner.checkpoint.files import tensor_file
+from dcp_runner.checkpoint.files.tensor_file import TensorFile, encode
+from dcp_runner.checkpoint.loading import tensor_reader
+from dcp_runner.checkpoint.loading.tensor_reader import TensorReader
+from dcp_runner.checkpoint.state.box import Box
+from dcp_runner.checkpoint.state.merge import merge, select
 
 
 @contextmanager
@@ -70,15 +72,15 @@ def test_any_cut_is_read_from_any_other(case: Any, bucket: int, block: int, dtyp
     shape, saved, wanted = case
     whole = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (digest, tensorfile):
+        for module in (digest, tensor_file):
             patch.setattr(module, "BLOCK", block)
-        patch.setattr(source, "BUCKET", bucket)
-        patch.setattr(source, "is_sharded", lambda live: isinstance(live, Live))
-        patch.setattr(source, "local_part", lambda live: (None, live.box))
-        patch.setattr(source, "like", lambda local, live: local)
+        patch.setattr(tensor_reader, "BUCKET", bucket)
+        patch.setattr(tensor_reader, "is_sharded", lambda live: isinstance(live, Live))
+        patch.setattr(tensor_reader, "local_part", lambda live: (None, live.box))
+        patch.setattr(tensor_reader, "like", lambda local, live: local)
         parts = [(whole[box.inside(Box.whole(shape))].contiguous(), box) for box in saved]
         with written(tmp_path, *parts) as files:
-            stored = Source(files)
+            stored = TensorReader(files)
             for box in wanted:
                 assert stored.problem("t", Live(box)) == ""
                 read = stored.read("t", Live(box))
@@ -89,19 +91,19 @@ def test_any_cut_is_read_from_any_other(case: Any, bucket: int, block: int, dtyp
 def test_a_part_that_is_nowhere_is_told(tmp_path: Path) -> None:
     half = Box((4, 2), (0, 0), (2, 2))
     with written(tmp_path, (torch.ones(2, 2), half)) as files:
-        assert "not all of its parts" in Source(files).problem("t", None)
-        assert "in none of its files" in Source(files).problem("u", None)
+        assert "not all of its parts" in TensorReader(files).problem("t", None)
+        assert "in none of its files" in TensorReader(files).problem("u", None)
 
 
 def test_one_part_twice_is_one_part_unless_it_differs(tmp_path: Path) -> None:
     whole = Box.whole((2,))
     for other, conflicts in ((torch.ones(2), []), (torch.zeros(2), ["t"])):
         with written(tmp_path, (torch.ones(2), whole), (other, whole)) as files:
-            assert Source(files).conflicts() == conflicts
+            assert TensorReader(files).conflicts() == conflicts
 
 
 def test_a_damaged_block_is_found_only_where_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (digest, tensorfile):
+    for module in (digest, tensor_file):
         monkeypatch.setattr(module, "BLOCK", 40)
     values = torch.arange(30, dtype=torch.float32)
     with written(tmp_path, (values, Box.whole((30,)))) as (whole,):
@@ -126,7 +128,7 @@ def test_skeletons_are_united() -> None:
     assert merge([one, other]) == both
     ordered: list[Any] = [{"$": "OrderedDict", "metadata": {k: 1}, "v": {k: leaf}} for k in "ab"]
     assert merge(ordered) == {"$": "OrderedDict", "metadata": {"a": 1, "b": 1}, "v": {"a": leaf, "b": leaf}}
-    assert prune(merge(ordered), lambda keys: keys != ("a",))["v"] == {"b": leaf}
+    assert select(merge(ordered), lambda keys: keys != ("a",))["v"] == {"b": leaf}
 
 
 @pytest.mark.parametrize(

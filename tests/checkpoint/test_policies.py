@@ -18,15 +18,16 @@ from torch import nn
 
 from dcp_runner import StateComponent
 from dcp_runner.checkpoint.config import Best, CheckpointConfig, KeepConfig
-from dcp_runner.experiment import tell_start
+from dcp_runner.checkpoint.retention import steps_to_delete
+from dcp_runner.common.run_context import RunContext
+from dcp_runner.common.signals import StopFlag
+from dcp_runner.config.diff import changes
+from dcp_runner.run.train import tell_start
 from dcp_runner.train.callbacks import Callback, Callbacks
-from dcp_runner.train.changes import changes
 from dcp_runner.train.config import Decay, ScheduleConfig
-from dcp_runner.train.context import RunContext
-from dcp_runner.train.policies import SavePolicy, superfluous
-from dcp_runner.train.report import Report
-from dcp_runner.train.schedule import built_options, factor, make_scheduler, override, rate_change, set_rate
-from dcp_runner.train.signals import StopFlag
+from dcp_runner.train.lr_schedule import built_options, factor, make_scheduler, override, rate_change, set_rate
+from dcp_runner.train.metrics_log import Report
+from dcp_runner.train.policies import SavePolicy
 
 # -- when to save ------------------------------------------------------------------------------------------------------
 
@@ -84,7 +85,7 @@ keeps = st.builds(
 def test_what_any_rule_keeps_stays(
     history: dict[int, Mapping[str, float]], keep: KeepConfig, protected: set[int]
 ) -> None:
-    gone = superfluous(history, keep, protected)
+    gone = steps_to_delete(history, keep, protected)
     stay = sorted(set(history) - set(gone))
     assert gone == sorted(set(gone)) and set(gone) <= set(history)
     assert not set(gone) & protected
@@ -124,12 +125,12 @@ def test_what_any_rule_keeps_stays(
     ],
 )
 def test_cases_of_retention(losses: dict[int, float], keep: KeepConfig, gone: list[int]) -> None:
-    assert superfluous({step: {"eval_loss": loss} for step, loss in losses.items()}, keep) == gone
+    assert steps_to_delete({step: {"eval_loss": loss} for step, loss in losses.items()}, keep) == gone
 
 
 def test_another_metric_decides() -> None:
     history = {1: {"f1": 0.9}, 2: {"f1": 0.5}, 3: {"eval_loss": 0.0}, 4: {}}
-    assert superfluous(history, KeepConfig(last=1, metric="f1", mode=Best.max)) == [2, 3]
+    assert steps_to_delete(history, KeepConfig(last=1, metric="f1", mode=Best.max)) == [2, 3]
 
 
 # -- what changed ------------------------------------------------------------------------------------------------------

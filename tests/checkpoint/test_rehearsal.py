@@ -12,7 +12,7 @@ from torch import nn
 
 from dcp_runner import CheckpointError, StateComponent
 from dcp_runner.checkpoint import digest
-from dcp_runner.checkpoint.rng import RngState
+from dcp_runner.checkpoint.state.rng import RngState
 
 
 def parts(**more: Any) -> list[StateComponent]:
@@ -44,4 +44,8 @@ def test_its_error_is_that_of_the_save(bad: Any, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError) as failure:
             what()
         texts.append((failure.value.phase, failure.value.types, str(failure.value)))
-    assert texts[0] == texts[1] and texts[0][:2] == ("plan", {"UnstorableError"}) and "component 'bad'" in texts[0][2]
+    assert (
+        texts[0] == texts[1]
+        and texts[0][:2] == ("plan", {"UnsupportedStateError"})
+        and "component 'bad'" in texts[0][2]
+    )

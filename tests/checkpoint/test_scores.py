@@ -8,8 +8,8 @@ import pytest
 from solo import alone
 
 from dcp_runner import StateComponent
-from dcp_runner.checkpoint import scores
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.files import saved_metrics
 
 
 class Number:
@@ -26,13 +26,13 @@ class Number:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the folders whose manifest was read."""
     found: list[str] = []
-    read = scores.read_manifest
+    read = saved_metrics.read_manifest
 
     def counted(folder: Path) -> bytes:
         found.append(folder.name)
         return read(folder)
 
-    monkeypatch.setattr(scores, "read_manifest", counted)
+    monkeypatch.setattr(saved_metrics, "read_manifest", counted)
     return found
 
 
@@ -52,7 +52,7 @@ def test_a_step_that_is_saved_anew_is_read_anew(coordinator: CheckpointCoordinat
     for step in (1, 2):
         coordinator.save(step, {"loss": 1.0})
     coordinator.metrics()
-    coordinator.go_back(1)
+    coordinator.retire_after(1)
     coordinator.save(2, {"loss": 0.5})
     assert coordinator.metrics() == {1: {"loss": 1.0}, 2: {"loss": 0.5}}
     assert reads == ["checkpoint-1", "checkpoint-2", "checkpoint-2"]

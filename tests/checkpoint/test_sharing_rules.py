@@ -13,10 +13,10 @@ from torch import nn
 
 from dcp_runner import SharingPattern, StateComponent, Topology
 from dcp_runner.checkpoint.bind import bind
-from dcp_runner.checkpoint.component import Described
+from dcp_runner.checkpoint.component import WithTraits
 from dcp_runner.checkpoint.config import Validation
-from dcp_runner.checkpoint.rng import RngState
-from dcp_runner.checkpoint.sharing import Sharing, Traits, parse_sharing, resolve
+from dcp_runner.checkpoint.sharing import Sharing, SharingTraits, parse_sharing, resolve
+from dcp_runner.checkpoint.state.rng import RngState
 
 P = SharingPattern
 
@@ -59,7 +59,7 @@ def test_misspellings_are_refused_with_the_right_ones(text: str, words: str) -> 
 
 
 MESH = ("pp", "dp", "tp")
-PLAIN = Traits("plain")
+PLAIN = SharingTraits("plain")
 
 
 @pytest.mark.parametrize(
@@ -67,19 +67,19 @@ PLAIN = Traits("plain")
     [
         ("auto", PLAIN, MESH, "replicated", "plain"),
         ("auto", PLAIN, (), "replicated", "plain"),
-        ("auto", Traits("stages", frozenset({"pp"})), MESH, "per_group:dp+tp", "stages"),
-        ("auto", Traits("cut", frozenset({"pp", "tp"})), MESH, "per_group:dp", "cut"),
-        ("auto", Traits("own", frozenset(MESH)), MESH, "per_rank", "own"),
-        ("auto", Traits("shards", frozenset({"dp"})), ("dp",), "per_rank", "shards"),
-        ("auto", Traits("elsewhere", frozenset({"fsdp"})), ("dp",), "replicated", "elsewhere"),
-        ("auto", Traits("fixed", frozenset({"pp"}), P.GLOBAL), MESH, "global", "fixed"),
-        ("per_rank", Traits("fixed", pattern=P.GLOBAL), MESH, "per_rank", "declared"),
+        ("auto", SharingTraits("stages", frozenset({"pp"})), MESH, "per_group:dp+tp", "stages"),
+        ("auto", SharingTraits("cut", frozenset({"pp", "tp"})), MESH, "per_group:dp", "cut"),
+        ("auto", SharingTraits("own", frozenset(MESH)), MESH, "per_rank", "own"),
+        ("auto", SharingTraits("shards", frozenset({"dp"})), ("dp",), "per_rank", "shards"),
+        ("auto", SharingTraits("elsewhere", frozenset({"fsdp"})), ("dp",), "replicated", "elsewhere"),
+        ("auto", SharingTraits("fixed", frozenset({"pp"}), P.GLOBAL), MESH, "global", "fixed"),
+        ("per_rank", SharingTraits("fixed", pattern=P.GLOBAL), MESH, "per_rank", "declared"),
         ("per_group:tp+dp", PLAIN, MESH, "per_group:tp+dp", "declared"),
         ("per_node", PLAIN, (), "per_node", "declared"),
     ],
 )
 def test_the_decision_and_its_reason(
-    declared: str, traits: Traits, axes: tuple[str, ...], sharing: str, reason: str
+    declared: str, traits: SharingTraits, axes: tuple[str, ...], sharing: str, reason: str
 ) -> None:
     found = resolve(declared, traits, axes)
     assert (str(found.sharing), found.reason) == (sharing, reason)
@@ -89,7 +89,7 @@ def test_the_decision_and_its_reason(
 def test_auto_spans_exactly_the_axes_along_which_nothing_varies(varying: set[str]) -> None:
     """Whatever it is called, two ranks share a copy if and only if they differ along no varying axis."""
     topology = Topology(8, {"pp": 2, "dp": 2, "tp": 2})
-    sharing = resolve("auto", Traits("", frozenset(varying)), MESH).sharing
+    sharing = resolve("auto", SharingTraits("", frozenset(varying)), MESH).sharing
     for one in range(8):
         for other in range(8):
             places = topology.coordinates(one), topology.coordinates(other)
@@ -182,7 +182,7 @@ def test_how_well_a_component_is_checked(
 def test_what_live_objects_show_of_how_they_are_held() -> None:
     model = nn.Linear(1, 1)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
-    described = Described(Box(), Traits("read on every rank", frozenset({"dp"})))
+    described = WithTraits(Box(), SharingTraits("read on every rank", frozenset({"dp"})))
     components = [
         StateComponent(key, one)
         for key, one in {"m": model, "o": optimizer, "r": RngState(), "b": Box(), "d": described}.items()

@@ -31,10 +31,10 @@ from torch import nn
 
 from dcp_runner import CheckpointError, StateComponent
 from dcp_runner.checkpoint.errors import MismatchError
-from dcp_runner.checkpoint.rng import RngState, seed_all
-from dcp_runner.checkpoint.tensorfile import BYTES_ONLY, CODES
-from dcp_runner.checkpoint.tree import DEEPEST
-from dcp_runner.checkpoint.untree import unflatten
+from dcp_runner.checkpoint.files.tensor_file import BYTES_ONLY, CODES
+from dcp_runner.checkpoint.state.flatten import DEEPEST
+from dcp_runner.checkpoint.state.rng import RngState, seed_all
+from dcp_runner.checkpoint.state.unflatten import unflatten
 
 
 class Colour(Enum):
@@ -721,7 +721,7 @@ def test_what_cannot_be_stored_is_refused_all_at_once_and_leaves_nothing(tmp_pat
     coordinator = alone(tmp_path, StateComponent("one", Box(state)), StateComponent("two", Box({"lock": Opaque()})))
     with pytest.raises(CheckpointError) as failure:
         coordinator.save(1)
-    assert failure.value.types == {"UnstorableError"} and failure.value.phase == "plan"
+    assert failure.value.types == {"UnsupportedStateError"} and failure.value.phase == "plan"
     lines = str(failure.value).replace("cannot be stored: ", "; ").split("; ")
     for name, (_, why) in REFUSED.items():
         assert any(line.startswith((f"{name}:", f"{name}/")) and why in line for line in lines), (name, why)
@@ -735,7 +735,7 @@ def test_each_of_them_alone_is_refused(name: str, tmp_path: Path) -> None:
     _, coordinator = boxed(tmp_path, {"x": REFUSED[name][0]})
     with pytest.raises(CheckpointError) as failure:
         coordinator.save(1)
-    assert failure.value.types == {"UnstorableError"} and REFUSED[name][1] in str(failure.value)
+    assert failure.value.types == {"UnsupportedStateError"} and REFUSED[name][1] in str(failure.value)
     assert visible(tmp_path) == []
 
 

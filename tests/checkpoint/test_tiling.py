@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcp_runner.checkpoint.box import Box
-from dcp_runner.checkpoint.tiling import MODULUS, tiling_sum, untiled
-from dcp_runner.checkpoint.tree import Flat
+from dcp_runner.checkpoint.saving.tiling import MODULUS, tiling_sum, untiled
+from dcp_runner.checkpoint.state.box import Box
+from dcp_runner.checkpoint.state.flatten import FlatState
 
 Grid = list[Box]
 
@@ -33,7 +33,7 @@ def grids(draw: st.DrawFn) -> Grid:
 def total(boxes: Grid) -> int:
     """As if each were on a rank of its own."""
     ranks = tuple(range(len(boxes)))
-    flats = [Flat(boxes={"w": box}, cuts={"w": (ranks,)}) for box in boxes]
+    flats = [FlatState(boxes={"w": box}, cuts={"w": (ranks,)}) for box in boxes]
     return sum(tiling_sum(flat, rank) for rank, flat in enumerate(flats)) % MODULUS
 
 

@@ -14,8 +14,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
-from dcp_runner.config import RunConfig, from_plain, load, to_plain
-from dcp_runner.launch.degrees import resolve_degrees
+from dcp_runner.config.convert import from_plain, load, to_plain
+from dcp_runner.config.schema import RunConfig
+from dcp_runner.launch.preflight.resolve import resolve_degrees
 
 
 @contextmanager

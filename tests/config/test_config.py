@@ -11,9 +11,11 @@ from hydra.errors import ConfigCompositionException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dcp_runner.config import ConfigError, ResumeRng, RunConfig, config_hash, from_plain, load, to_plain
-from dcp_runner.launch.building import target_problems
-from dcp_runner.launch.problems import problems
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.config.convert import config_hash, from_plain, load, to_plain
+from dcp_runner.config.schema import ResumeRng, RunConfig
+from dcp_runner.launch.preflight.build_checks import check_targets
+from dcp_runner.launch.preflight.config_checks import check_config
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = {
@@ -27,8 +29,8 @@ GROUPS = {
 def test_every_option_makes_a_run_without_problems(turn: int) -> None:
     """In each turn every group takes its next option, until all had theirs."""
     made = config(*(f"{group}={options[turn % len(options)]}" for group, options in GROUPS.items()))
-    assert problems(made) == []
-    assert target_problems(made) == []
+    assert check_config(made) == []
+    assert check_targets(made) == []
 
 
 def test_the_table_of_contents_names_every_group() -> None:
@@ -62,7 +64,7 @@ def test_several_trackers_at_once() -> None:
         "logger=tensorboard", "logger.trackers.wandb={_target_: dcp_runner.train.trackers.Wandb, mode: offline}"
     )
     assert list(made.logger.trackers) == ["tensorboard", "wandb"] and config().logger.trackers == {}
-    assert target_problems(made) == []
+    assert check_targets(made) == []
 
 
 @pytest.mark.parametrize("override", ["x=1", "checkpoint.keep.x=1"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from composing import our_loader
 
-from dcp_runner.launch.overrides import SPELLINGS, examine, flag_problems
+from dcp_runner.launch.preflight.overrides import SPELLINGS, examine, flag_problems
 
 ONE = {
     "trainer.max_step=3": "no key `trainer.max_step`; did you mean `trainer.max_steps`?",

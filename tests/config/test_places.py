@@ -10,7 +10,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dcp_runner.launch.places import Place, changed_jobs, places_in_turn, shared_folders
+from dcp_runner.launch.preflight.sweep_folders import JobFolder, changed_jobs, places_in_turn, shared_folders
 
 GO_ON = "where one would go on from the checkpoints of the other"
 
@@ -104,6 +104,6 @@ def test_a_job_of_an_earlier_sweep_with_other_values_is_named(
         hydra = tmp_path / "attempts" / "1" / ".hydra"
         hydra.mkdir(parents=True)
         (hydra / "overrides.yaml").write_text(OmegaConf.to_yaml(before))
-    places = [Place(0, now, str(tmp_path), {}), Place(1, [*now[:-1], "lr=0.2"], str(tmp_path / "other"), {})]
+    places = [JobFolder(0, now, str(tmp_path), {}), JobFolder(1, [*now[:-1], "lr=0.2"], str(tmp_path / "other"), {})]
     found = [*changed_jobs(places)]
     assert [text in problem and "job 0" in problem for problem in found] == ([True] if text else [])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from composing import changed, config
 
-from dcp_runner.launch.building import target_problems
-from dcp_runner.launch.problems import problems
+from dcp_runner.launch.preflight.build_checks import check_targets
+from dcp_runner.launch.preflight.config_checks import check_config
 from dcp_runner.train.callbacks import Callback
 
 CALLBACK = {"ema": {"_target_": "builtins.dict"}}
@@ -46,17 +46,17 @@ DDP4 = {"parallel.dp": 4}
 
 @pytest.mark.parametrize(("key", "value", "told"), MISTAKES)
 def test_values_and_names(key: str, value: Any, told: str) -> None:
-    (found,) = problems(changed(DDP4 | {key: value}), exists=lambda _: False)
+    (found,) = check_config(changed(DDP4 | {key: value}), exists=lambda _: False)
     assert told in found
 
 
 def test_the_batch_size_is_global() -> None:
     many = DDP4 | {"trainer.accumulate": 2}
-    assert problems(changed(many | {"data.batch_size": 24})) == []
-    assert problems(changed(many | {"data.batch_size": 30})) == [
+    assert check_config(changed(many | {"data.batch_size": 24})) == []
+    assert check_config(changed(many | {"data.batch_size": 30})) == [
         "data.batch_size=30: it is the global one, and must divide by dp 4 x fsdp 1 x accumulate 2 = 8; try 24 or 32"
     ]
-    assert "try 8" in problems(changed(many | {"data.batch_size": 3}))[0]
+    assert "try 8" in check_config(changed(many | {"data.batch_size": 3}))[0]
 
 
 def test_correct_names_are_taken() -> None:
@@ -69,8 +69,8 @@ def test_correct_names_are_taken() -> None:
         "resume_override": ["optim.lr"],
         "resume": 500,
     }
-    assert problems(changed(names)) == []
-    assert problems(changed({"resume": "/some/run"}), exists=lambda path: path == "/some/run") == []
+    assert check_config(changed(names)) == []
+    assert check_config(changed({"resume": "/some/run"}), exists=lambda path: path == "/some/run") == []
 
 
 class Accuracy(Callback):
@@ -99,7 +99,7 @@ NEVER: list[dict[str, Any]] = [{"data.eval": None}, {"trainer.eval_every": None}
     ],
 )  # fmt: skip
 def test_a_metric_that_nothing_records_is_refused(metric: str, more: dict[str, Any], told: str) -> None:
-    (found,) = target_problems(changed({METRIC: metric} | more))
+    (found,) = check_targets(changed({METRIC: metric} | more))
     assert told in found
 
 
@@ -112,12 +112,12 @@ def test_a_metric_that_nothing_records_is_refused(metric: str, more: dict[str, A
     ],
 )
 def test_a_metric_that_is_or_may_be_recorded_is_taken(metric: str, more: dict[str, Any]) -> None:
-    assert target_problems(changed({METRIC: metric} | more)) == []
+    assert check_targets(changed({METRIC: metric} | more)) == []
 
 
 def test_all_problems_at_once() -> None:
     wrong = {"trainer.max_steps": 0, "sharing.modl": "auto", "name": "../x", "resume": "lates", "data.workers": -1}
-    assert len(problems(changed(wrong))) == 5
+    assert len(check_config(changed(wrong))) == 5
 
 
 TARGETS: list[tuple[str, Any, str]] = [
@@ -142,19 +142,23 @@ TARGETS: list[tuple[str, Any, str]] = [
         {"_target_": "dcp_runner.train.trackers.TensorBoard", "foldr": "x"},
         "TensorBoard takes no 'foldr'; did you mean `logger.trackers.a.folder`?",
     ),
-    ("parallel.strategy", "dcp_runner.train.single.Singel", "did you mean `dcp_runner.train.single.Single`?"),
+    (
+        "parallel.strategy",
+        "dcp_runner.train.parallel.single.Singel",
+        "did you mean `dcp_runner.train.parallel.single.Single`?",
+    ),
     ("parallel.options.bucket", 1, "parallel.options.bucket: Single takes no 'bucket'"),
 ]
 
 
 @pytest.mark.parametrize(("key", "value", "told"), TARGETS)
 def test_targets_and_their_keys(key: str, value: Any, told: str) -> None:
-    found = target_problems(changed({key: value}))
+    found = check_targets(changed({key: value}))
     assert any(told in text for text in found), found
 
 
 def test_hints_are_given_only_where_a_name_is_near() -> None:
-    (found,) = target_problems(changed({"model._target_": "dcp_runner.models.gpt.Banana"}))
+    (found,) = check_targets(changed({"model._target_": "dcp_runner.models.gpt.Banana"}))
     assert "did you mean" not in found
 
 
@@ -162,14 +166,14 @@ def test_good_targets() -> None:
     loss = {"_target_": "torch.nn.functional.cross_entropy", "label_smoothing": 0.1}
     optim = {"_target_": "torch.optim.SGD", "lr": 0.1, "nesterov": True}
     callbacks = {"a": {"_target_": "builtins.dict", "anything": 1}}
-    assert target_problems(changed({"loss": loss, "optim": optim, "callbacks": callbacks})) == []
+    assert check_targets(changed({"loss": loss, "optim": optim, "callbacks": callbacks})) == []
 
 
 def test_what_is_no_option_of_the_groups_cannot_be_overridden() -> None:
     optim = {"_target_": "pytorch_optimizer.Ranger21", "num_iterations": 9, "lr": 0.1}
     made = changed({"optim": optim, "resume_override": ["optim.lr", "optim.num_iterations"]})
-    assert problems(made) == []
-    (found,) = target_problems(made)
+    assert check_config(made) == []
+    (found,) = check_targets(made)
     assert found.startswith("resume_override: optim.num_iterations is no option of the optimizer's groups; they are ['")
 
 
@@ -192,7 +196,10 @@ TOPOLOGIES: list[tuple[list[str], str]] = [
     (["parallel=pipeline", "parallel.options.stages_per_rank=2"], "only schedule=interleaved has several"),
     (["parallel=pipeline", "parallel.pp=4", "parallel.options.microbatches=2"], "at least parallel.pp=4"),
     (["parallel=dp_pp", "parallel.dp=2", "data.batch_size=6"], "microbatches=2: it must divide the 3 samples"),
-    (["parallel=pipeline", "parallel.options.stage=dcp_runner.train.tp.Tensor"], "has no attribute 'Tensor'"),
+    (
+        ["parallel=pipeline", "parallel.options.stage=dcp_runner.train.parallel.tensor.Tensor"],
+        "has no attribute 'Tensor'",
+    ),
     (
         ["parallel=pipeline", "parallel.plan.last=[head]"],
         "norm.weight would be in every stage; name its module",
@@ -206,7 +213,7 @@ TOPOLOGIES: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("overrides", "told"), TOPOLOGIES)
 def test_topologies_that_do_not_fit(overrides: list[str], told: str) -> None:
-    found = target_problems(config(*overrides))
+    found = check_targets(config(*overrides))
     assert any(told in text for text in found), found
 
 
@@ -214,14 +221,14 @@ def test_topologies_that_do_not_fit(overrides: list[str], told: str) -> None:
     "name", ["single", "ddp", "accelerate", "fsdp", "hsdp", "tp", "dp_tp", "fsdp_tp", "pipeline", "dp_pp", "dp_pp_tp"]
 )
 def test_topologies_as_they_are(name: str) -> None:
-    assert target_problems(config(f"parallel={name}")) == []
+    assert check_targets(config(f"parallel={name}")) == []
 
 
 def test_a_model_without_a_plan() -> None:
     model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
-    pipeline = {"parallel.strategy": "dcp_runner.train.pipeline.Pipeline", "parallel.pp": 2}
-    (found,) = target_problems(changed(pipeline | {"model": model}))
+    pipeline = {"parallel.strategy": "dcp_runner.train.parallel.pipeline.Pipeline", "parallel.pp": 2}
+    (found,) = check_targets(changed(pipeline | {"model": model}))
     assert found == "parallel.plan.layers: nothing says where Linear can be cut; name its list of layers"
-    split = {"parallel.strategy": "dcp_runner.train.tp.TensorParallel", "parallel.tp": 2}
-    (found,) = target_problems(changed(split | {"model": model}))
+    split = {"parallel.strategy": "dcp_runner.train.parallel.tensor.TensorParallel", "parallel.tp": 2}
+    (found,) = check_targets(changed(split | {"model": model}))
     assert found == "parallel.tp=2: nothing says how to split Linear; name its layers in parallel.plan"

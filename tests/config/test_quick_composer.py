@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import Container, OmegaConf
 from omegaconf.base import Node
 
-from dcp_runner.launch.quick import composer, quicken
+from dcp_runner.launch.preflight.compose_cache import cache_composition, composer
 
 SWEEP = [
     ["optim.lr=0.1", "seed=3", "name=a b"],
@@ -75,7 +75,7 @@ def test_a_sweep_composes_one_base_for_each_shape_and_keeps_what_was_looked_at()
         return compose(master, lines)
 
     loader.load_sweep_config = counted  # type: ignore[method-assign]
-    quicken(loader)
+    cache_composition(loader)
     for seed in range(3):
         lines = ["parallel=ddp", f"seed={seed}"]
         looked = loader.load_sweep_config(master, lines)

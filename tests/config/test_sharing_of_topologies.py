@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from composing import composed, config
 
-from dcp_runner.launch.aside import aside
-from dcp_runner.launch.prepare import check
-from dcp_runner.plan_view import planned
+from dcp_runner.launch.preflight.checks import check
+from dcp_runner.launch.preflight.child_process import in_child_process
+from dcp_runner.run.plan_table import planned
 
 DEGREES = {"dp": 2, "fsdp": 2, "pp": 2, "tp": 2}
 TABLE = {
@@ -43,7 +43,7 @@ def bound_of(name: str, *overrides: str) -> dict[str, Sharing]:
         except ValueError as error:
             return str(error)
 
-    found = aside(name, plan)
+    found = in_child_process(name, plan)
     if isinstance(found, str):
         raise ValueError(found)
     return found

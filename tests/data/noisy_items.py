@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dcp_runner.data.feed import IndependentFeed
-from dcp_runner.data.reading import Batch
+from dcp_runner.data.loader import Batch
 
 
 class Noisy:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_runner.data import order as order_module
-from dcp_runner.data.mix import mix
+from dcp_runner.data.hash import mix
 from dcp_runner.data.order import Order
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from dcp_runner.data.loader import Reader
 from dcp_runner.data.order import Order
-from dcp_runner.data.reading import Reader
 
 SENT = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGTERM)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from gloo_ranks import Rank
 
-from dcp_runner.checkpoint.comm import Comm
+from dcp_runner.checkpoint.sync.comm import Comm
 
 Point = tuple[str, int]
 """The n-th call of a phase, from 1."""

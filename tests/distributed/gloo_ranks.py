@@ -30,8 +30,8 @@ import torch._dynamo  # noqa: F401 (what optimizers import; once here, not in ev
 import torch.distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
-from dcp_runner.checkpoint.comm import Comm
 from dcp_runner.checkpoint.errors import CheckpointError
+from dcp_runner.checkpoint.sync.comm import Comm
 
 LOOPBACK = "127.0.0.1"
 LIMIT_S = 60.0

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from dcp_runner.checkpoint.sharing import SharingPattern, Traits
-from dcp_runner.checkpoint.tensorfile import BYTES_ONLY, CODES
+from dcp_runner.checkpoint.files.tensor_file import BYTES_ONLY, CODES
+from dcp_runner.checkpoint.sharing import SharingPattern, SharingTraits
 
 DTYPES = [getattr(torch, name) for name in [*CODES, *BYTES_ONLY] if hasattr(torch, name)]
 MEGABYTE = 2**20
@@ -79,7 +79,7 @@ def bits(state: Any) -> Any:
 class Box:
     """A Stateful that holds any state, and tells what was done to it."""
 
-    def __init__(self, state: Any = None, traits: Traits | None = None) -> None:
+    def __init__(self, state: Any = None, traits: SharingTraits | None = None) -> None:
         self.state = {} if state is None else state
         self.loads = 0
         self.fresh: tuple[int, int] | None = None
@@ -93,7 +93,7 @@ class Box:
         self.state = state
         self.loads += 1
 
-    def start_fresh(self, step: int, rank: int) -> None:
+    def reset(self, step: int, rank: int) -> None:
         self.fresh = (step, rank)
 
 

@@ -17,8 +17,8 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
-from dcp_runner.checkpoint.source import BUCKET
-from dcp_runner.checkpoint.tensorfile import TensorFile
+from dcp_runner.checkpoint.files.tensor_file import TensorFile
+from dcp_runner.checkpoint.loading.tensor_reader import BUCKET
 from dcp_runner.checkpoint.topology import Topology
 
 pytestmark = pytest.mark.timeout(180)

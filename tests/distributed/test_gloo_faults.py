@@ -25,7 +25,7 @@ from torch._C._distributed_c10d import TCPStore
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
-from dcp_runner.checkpoint.storage import Storage
+from dcp_runner.checkpoint.files.storage import Storage
 from dcp_runner.checkpoint.topology import Topology
 
 TIMEOUT_S = 3.0
@@ -313,7 +313,7 @@ def test_after_an_exception_at_any_point_the_same_step_can_be_saved(tmp_path: Pa
             loads = world.loads
             ended = caught(lambda: world.coordinator.save(step) if what == "save" else world.coordinator.load("latest"))
             changed = world.loads - loads
-            names = world.comm.from_first("look", lambda: visible(tmp_path))
+            names = world.comm.on_rank_0("look", lambda: visible(tmp_path))
             world.hold(step, 0)  # a load that failed in `apply` has changed some
             again = caught(lambda: world.coordinator.save(step).name)
             told.append((ended, changed, names, again, world.coordinator.latest().name))
@@ -522,7 +522,7 @@ def test_a_full_disk_stops_all_ranks_and_when_it_has_room_again_the_step_is_save
             storage.before = operation if rank.number == culprit else None
             world.hold(step)
             ended = caught(lambda: world.coordinator.save(step).name)
-            names = world.comm.from_first("look", lambda: visible(storage.root))
+            names = world.comm.on_rank_0("look", lambda: visible(storage.root))
             world.comm.agree("free", lambda: storage.free() if rank.number == 0 else None)
             again = caught(lambda: world.coordinator.save(step).name)
             told.append((ended, names, again))

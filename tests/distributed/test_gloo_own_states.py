@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, Partial
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
-from dcp_runner.checkpoint.modules import unwrap
+from dcp_runner.checkpoint.state.modules import unwrap
 from dcp_runner.train.callbacks import Callback, Callbacks
 
 pytestmark = pytest.mark.timeout(120)

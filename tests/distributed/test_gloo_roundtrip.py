@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
-from dcp_runner.checkpoint.rng import RngState
+from dcp_runner.checkpoint.state.rng import RngState
 from dcp_runner.checkpoint.topology import Topology
 
 STAGES = {"pp": 2, "dp": 2}

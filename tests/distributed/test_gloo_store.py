@@ -14,9 +14,9 @@ from torch.distributed.tensor import DTensor, Shard
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
-from dcp_runner.checkpoint.storage import Storage
+from dcp_runner.checkpoint.files.storage import Storage
+from dcp_runner.checkpoint.state.flatten import flatten
 from dcp_runner.checkpoint.topology import Topology
-from dcp_runner.checkpoint.tree import flatten
 
 MEETINGS = 4
 """Keys of this test's own two meetings in each round."""

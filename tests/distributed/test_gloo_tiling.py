@@ -14,9 +14,9 @@ from gloo_topologies import TOPOLOGIES, Live, build, meshes, topology_of
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Shard
 
-from dcp_runner.checkpoint import sharded
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
+from dcp_runner.checkpoint.state import dtensor
 from dcp_runner.checkpoint.topology import Topology
 
 CUT = ["fsdp 2", "fsdp 4", "hsdp 2x2", "tp 2", "dp_tp 2x2", "fsdp_tp 2x2"]
@@ -26,7 +26,7 @@ Change = Callable[[Live, Rank, pytest.MonkeyPatch], Any]
 
 def as_rank_0(live: Live, rank: Rank, patch: pytest.MonkeyPatch) -> None:
     """The mesh says to this rank that it is rank 0, as where it was made in the process that the ranks are forked from."""
-    sharded._lines.cache_clear()
+    dtensor._lines.cache_clear()
     patch.setattr(DeviceMesh, "get_coordinate", lambda mesh: [0] * mesh.mesh.ndim)
     patch.setattr(DeviceMesh, "_sym_get_coordinate", lambda mesh, dimension: 0)
 
@@ -107,7 +107,7 @@ def one_case(name: str, root: Path, rank: Rank, mesh: DeviceMesh | None) -> tupl
     with pytest.MonkeyPatch.context() as patch:
         change(live, rank, patch)
         saved = caught(lambda: (coordinator.save(1), coordinator.save(2)))
-    sharded._lines.cache_clear()
+    dtensor._lines.cache_clear()
     return saved, caught(lambda: coordinator.load(2))
 
 
@@ -126,7 +126,7 @@ def test_a_save_of_the_same_part_on_every_rank_is_refused(name: str, outcomes: d
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_part_in_the_wrong_place_on_one_rank_is_refused(level: str, outcomes: dict[str, Any]) -> None:
-    refused(outcomes[f"one as rank 0, hsdp, {level}"], "DivergedError", "rank")
+    refused(outcomes[f"one as rank 0, hsdp, {level}"], "ReplicaMismatchError", "rank")
 
 
 def test_a_wrong_place_shows_which_elements_nobody_holds(outcomes: dict[str, Any]) -> None:
@@ -159,14 +159,16 @@ def test_what_is_whole_is_saved_and_loads(name: str, outcomes: dict[str, Any]) -
     {"stages, differ": ("rank-00000", "rank-00001"), "stages of two, differ": ("pp-0", "pp-1")}.items(),
 )
 def test_one_name_with_two_values_is_refused_at_the_save(name: str, copies: Any, outcomes: dict[str, Any]) -> None:
-    refused(outcomes[name], "DivergedError", "tensor 'rope' has different values in copies", *copies)
+    refused(outcomes[name], "ReplicaMismatchError", "tensor 'rope' has different values in copies", *copies)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("name", ["small name", "small name beside parts"])
 def test_a_small_tensor_that_the_writer_lacks_is_never_lost(name: str, level: str, outcomes: dict[str, Any]) -> None:
     """Also where values are not compared."""
-    refused(outcomes[f"{name}, {level}"], "DivergedError", "component 'model'", "" if level == "quick" else "'mine'")
+    refused(
+        outcomes[f"{name}, {level}"], "ReplicaMismatchError", "component 'model'", "" if level == "quick" else "'mine'"
+    )
 
 
 def test_parts_of_a_users_own_state_are_checked_too(tmp_path: Path) -> None:
@@ -204,6 +206,6 @@ def test_replicas_of_a_mesh_that_the_topology_does_not_know_are_compared_too(lev
 
     for equal, loaded, apart in run(body, 4):
         assert (equal.text, loaded.text) == ("", "")
-        assert apart.types == (set() if level == "none" else {"DivergedError"})
+        assert apart.types == (set() if level == "none" else {"ReplicaMismatchError"})
         differ = "'first.weight' has the same part on several ranks, but its values differ between rank 1 and rank 3"
         assert level == "none" or differ in apart.text

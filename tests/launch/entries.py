@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from dcp_runner.checkpoint.errors import CheckpointError, Failure
-from dcp_runner.config import RunConfig
-from dcp_runner.train.context import RunContext
+from dcp_runner.checkpoint.errors import CheckpointError, RankFailure
+from dcp_runner.common.run_context import RunContext
+from dcp_runner.config.schema import RunConfig
 
 log = logging.getLogger("entries")
 
@@ -54,7 +54,7 @@ def raises(config: RunConfig, run: RunContext) -> None:
 
 
 def all_raise_the_same(config: RunConfig, run: RunContext) -> None:
-    raise CheckpointError("write", [Failure(2, "some-host", "OSError", "disk full")], alive=[0, 1])
+    raise CheckpointError("write", [RankFailure(2, "some-host", "OSError", "disk full")], alive=[0, 1])
 
 
 def killed_while_others_wait(config: RunConfig, run: RunContext) -> None:

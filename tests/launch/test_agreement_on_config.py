@@ -7,10 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from torch._C._distributed_c10d import HashStore
 
-from dcp_runner.config import ConfigError
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.launch_env import Starter, World
+from dcp_runner.common.signals import StopFlag
 from dcp_runner.launch import rank as ranks
-from dcp_runner.launch.world import Starter, World
-from dcp_runner.train.signals import StopFlag
 
 
 def agree(digests: list[str | None], stop: StopFlag | None = None) -> list[str | None]:

@@ -22,12 +22,13 @@ from commands import FORK, TIMEOUT_S, alive, gone
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from dcp_runner.config import ConfigError
-from dcp_runner.launch import aside as module
-from dcp_runner.launch.aside import aside
-from dcp_runner.launch.prepare import check, complete
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.launch.preflight import child_process as module
+from dcp_runner.launch.preflight.checks import check
+from dcp_runner.launch.preflight.child_process import in_child_process
+from dcp_runner.launch.preflight.plan_checks import show_plan
+from dcp_runner.launch.preflight.resolve import resolve_config
 from dcp_runner.models.gpt import GPT
-from dcp_runner.plan_view import show_plan
 
 
 def test_the_answer_comes_and_what_was_printed_is_shown(capfd: pytest.CaptureFixture[str]) -> None:
@@ -36,7 +37,7 @@ def test_the_answer_comes_and_what_was_printed_is_shown(capfd: pytest.CaptureFix
         print("warned", file=sys.stderr)
         return {"process": os.getpid()}
 
-    assert aside("it", work)["process"] != os.getpid()
+    assert in_child_process("it", work)["process"] != os.getpid()
     shown = capfd.readouterr()
     assert (shown.out, shown.err) == ("printed\n", "warned\n")
     assert multiprocessing.active_children() == []
@@ -61,7 +62,7 @@ def test_an_end_without_an_answer_is_told(how: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "LIMIT_S", 0.5 if how == "no end" else TIMEOUT_S)
     work, told = ENDS[how]
     with pytest.raises(ConfigError, match="it: ") as caught:
-        aside("it", work)
+        in_child_process("it", work)
     assert told in str(caught.value)
     assert multiprocessing.active_children() == []
 
@@ -80,7 +81,7 @@ def test_it_ends_with_whoever_waits_for_it(number: int, tmp_path: Path) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.dup2(os.open(tmp_path / "err", os.O_CREAT | os.O_WRONLY), 2)
         try:
-            aside("it", work)
+            in_child_process("it", work)
         except KeyboardInterrupt:
             os._exit(7)
 
@@ -137,7 +138,7 @@ def test_checks_and_plans_build_nothing_here(
     cfg = composed("model._target_=test_aside.Leaves", *overrides)
     before = state()
     assert check(cfg) == []
-    assert "optimizer" in show_plan(complete(cfg, None))
+    assert "optimizer" in show_plan(resolve_config(cfg, None))
     assert state() == before
     builders = {int(line) for line in (tmp_path / "mark").read_text().split()}
     assert builders and os.getpid() not in builders

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dcp_runner.config import ConfigError
-from dcp_runner.launch.degrees import AXES, degrees, resolve_degrees, world_size
-from dcp_runner.train.config import ParallelConfig, ResourcesConfig
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.config.schema import ResourcesConfig
+from dcp_runner.launch.preflight.resolve import AXES, degrees, resolve_degrees, world_size
+from dcp_runner.train.parallel.config import ParallelConfig
 
 TASKS = {"nodes": 2, "tasks_per_node": 4}
 

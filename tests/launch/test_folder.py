@@ -6,7 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from dcp_runner.launch.folder import attempt_dir, log_file, new_attempt
+from dcp_runner.common.run_dir import attempt_dir, log_file, new_attempt
 
 
 def test_attempts_are_numbered_and_the_link_points_at_the_last(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dcp_runner.launch import outcomes
-from dcp_runner.launch.outcomes import Ended, Exit, Outcome, first_failure, in_short, read_all, report, write
+from dcp_runner.launch.first_failure import console_summary, first_failure, report
+from dcp_runner.launch.outcomes import FailureNote, RankExit, RunResult, read_failure_notes, write_failure_note
 
 KILL, TERM, ABRT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
 GLOO = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer"
@@ -20,38 +21,55 @@ ABSENT = (
 )
 
 
-def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom", expected: bool = False) -> Outcome:
-    return Outcome(rank, "host", 1, kind, message, f"Traceback of rank {rank}", time, expected)
+def note(
+    rank: int, time: float, kind: str = "ValueError", message: str = "boom", expected: bool = False
+) -> FailureNote:
+    return FailureNote(rank, "host", 1, kind, message, f"Traceback of rank {rank}", time, expected)
 
 
 @pytest.mark.parametrize(
     ("exits", "notes", "rank", "said"),
     [
-        ([Exit(0, 0), Exit(1, 0)], [], None, ""),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 2.0), note(1, 1.0)], 1, "raised ValueError: boom"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "RuntimeError", GLOO), note(1, 2.0)], 1, "ValueError"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "DistBackendError", "x"), note(1, 2.0)], 1, "ValueError"),
-        ([Exit(0, 1), Exit(1, KILL)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGKILL"),
-        ([Exit(0, 1), Exit(1, KILL)], [note(0, 1.0)], 1, "killed by SIGKILL"),
-        ([Exit(1, KILL), Exit(0, KILL, by_launcher=True)], [], 1, "killed by SIGKILL"),
-        ([Exit(1, 1), Exit(0, KILL, by_launcher=True)], [note(1, 1.0)], 1, "raised ValueError"),
-        ([Exit(1, ABRT), Exit(0, 1)], [note(1, 2.0), note(0, 1.0, "RuntimeError", GLOO)], 1, "ValueError"),
-        ([Exit(0, 1), Exit(1, ABRT)], [note(0, 1.0)], 0, "ValueError"),
-        ([Exit(0, 1), Exit(1, ABRT)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGABRT"),
-        ([Exit(1, 7), Exit(0, 1)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "left with exit code 7"),
-        ([Exit(1, 7), Exit(0, 1)], [note(0, 1.0)], 0, "ValueError"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 2.0, "RuntimeError", GLOO), note(1, 1.0, "RuntimeError", GLOO)], 1, GLOO),
-        ([Exit(0, 1), Exit(1, KILL, True)], [note(0, 1.0, "RuntimeError", VAIN)], 1, f"rank 1 {ABSENT}"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 3.0, "E", GLOO)], 1, "rank 1 did not take part"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 1.1, "E", GLOO)], 0, "raised E: [gloo"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 9.0)], 1, "raised ValueError"),
-        ([Exit(0, 1), Exit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 0.9, "E", VAIN)], 1, "raised E: [gloo"),
-        ([Exit(0, 1), *(Exit(r, KILL, True) for r in (3, 1))], [note(0, 1.0, "E", VAIN)], 1, "rank 1, 3 did not"),
-        ([Exit(0, KILL, by_launcher=True)], [], 0, "did not end by itself"),
-        ([Exit(0, -99)], [], 0, "killed by signal 99"),
+        ([RankExit(0, 0), RankExit(1, 0)], [], None, ""),
+        ([RankExit(0, 1), RankExit(1, 1)], [note(0, 2.0), note(1, 1.0)], 1, "raised ValueError: boom"),
+        ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "RuntimeError", GLOO), note(1, 2.0)], 1, "ValueError"),
+        ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "DistBackendError", "x"), note(1, 2.0)], 1, "ValueError"),
+        ([RankExit(0, 1), RankExit(1, KILL)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGKILL"),
+        ([RankExit(0, 1), RankExit(1, KILL)], [note(0, 1.0)], 1, "killed by SIGKILL"),
+        ([RankExit(1, KILL), RankExit(0, KILL, by_launcher=True)], [], 1, "killed by SIGKILL"),
+        ([RankExit(1, 1), RankExit(0, KILL, by_launcher=True)], [note(1, 1.0)], 1, "raised ValueError"),
+        ([RankExit(1, ABRT), RankExit(0, 1)], [note(1, 2.0), note(0, 1.0, "RuntimeError", GLOO)], 1, "ValueError"),
+        ([RankExit(0, 1), RankExit(1, ABRT)], [note(0, 1.0)], 0, "ValueError"),
+        ([RankExit(0, 1), RankExit(1, ABRT)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGABRT"),
+        ([RankExit(1, 7), RankExit(0, 1)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "left with exit code 7"),
+        ([RankExit(1, 7), RankExit(0, 1)], [note(0, 1.0)], 0, "ValueError"),
+        (
+            [RankExit(0, 1), RankExit(1, 1)],
+            [note(0, 2.0, "RuntimeError", GLOO), note(1, 1.0, "RuntimeError", GLOO)],
+            1,
+            GLOO,
+        ),
+        ([RankExit(0, 1), RankExit(1, KILL, True)], [note(0, 1.0, "RuntimeError", VAIN)], 1, f"rank 1 {ABSENT}"),
+        (
+            [RankExit(0, 1), RankExit(1, 1)],
+            [note(0, 1.0, "E", VAIN), note(1, 3.0, "E", GLOO)],
+            1,
+            "rank 1 did not take part",
+        ),
+        ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 1.1, "E", GLOO)], 0, "raised E: [gloo"),
+        ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 9.0)], 1, "raised ValueError"),
+        ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 0.9, "E", VAIN)], 1, "raised E: [gloo"),
+        (
+            [RankExit(0, 1), *(RankExit(r, KILL, True) for r in (3, 1))],
+            [note(0, 1.0, "E", VAIN)],
+            1,
+            "rank 1, 3 did not",
+        ),
+        ([RankExit(0, KILL, by_launcher=True)], [], 0, "did not end by itself"),
+        ([RankExit(0, -99)], [], 0, "killed by signal 99"),
     ],
 )
-def test_the_first_failure(exits: list[Exit], notes: list[Outcome], rank: int | None, said: str) -> None:
+def test_the_first_failure(exits: list[RankExit], notes: list[FailureNote], rank: int | None, said: str) -> None:
     first = first_failure(exits, notes)
     assert (first and first.rank) == rank
     assert first is None or said in first.headline
@@ -75,15 +93,15 @@ def test_the_first_failure(exits: list[Exit], notes: list[Outcome], rank: int | 
     ],
 )
 def test_the_exit_code(codes: list[int], by_launcher: list[int], asked: int | None, expected: int) -> None:
-    exits = [Exit(rank, code, rank in by_launcher) for rank, code in enumerate(codes)]
-    assert Ended(exits, asked).exit_code == expected
+    exits = [RankExit(rank, code, rank in by_launcher) for rank, code in enumerate(codes)]
+    assert RunResult(exits, asked).exit_code == expected
 
 
 def test_notes_survive_the_disk(tmp_path: Path) -> None:
     notes = [note(0, 1.5), note(3, 2.5, message="mit Ümlaut\nand lines")]
     for one in notes:
-        write(tmp_path, one)
-    assert read_all(tmp_path) == notes
+        write_failure_note(tmp_path, one)
+    assert read_failure_notes(tmp_path) == notes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-00000.json", "rank-00003.json"]
 
 
@@ -92,30 +110,30 @@ def test_a_rank_lingers_for_the_notes_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_come: bool, at_most: float, at_least: float
 ) -> None:
     monkeypatch.setattr(outcomes, "_LINGER_S", 10.0 if all_come else 0.4)
-    write(tmp_path, note(0, 1.0))
+    write_failure_note(tmp_path, note(0, 1.0))
     began = time.monotonic()
     with ThreadPoolExecutor() as threads:
-        lingering = threads.submit(outcomes.linger, tmp_path, 2)
+        lingering = threads.submit(outcomes.wait_for_failure_notes, tmp_path, 2)
         if all_come:
             assert not lingering.done()
-            write(tmp_path, note(1, 2.0))
+            write_failure_note(tmp_path, note(1, 2.0))
         lingering.result(60)
     assert at_least <= time.monotonic() - began < at_most
 
 
 def test_the_last_line_names_the_first_failure() -> None:
-    ended = Ended([Exit(1, 1), Exit(0, 1), Exit(2, KILL, by_launcher=True)])
+    ended = RunResult([RankExit(1, 1), RankExit(0, 1), RankExit(2, KILL, by_launcher=True)])
     assert report(ended, [note(1, 1.0), note(0, 2.0, "RuntimeError", GLOO)], Path("run")) == [
         "Traceback of rank 1",
         "ended after it: rank 0, 2",
         "log: run/logs/rank-00001.log",
         "FAILED: rank 1 (host) raised ValueError: boom",
     ]
-    assert report(Ended([Exit(0, 0)]), [], Path("run")) == []
+    assert report(RunResult([RankExit(0, 0)]), [], Path("run")) == []
 
 
 def test_a_rank_speaks_for_itself_where_no_launcher_of_ours_does() -> None:
-    assert in_short(note(1, 1.0)) == "[rank 1@host] FAILED\n[rank 1@host] Traceback of rank 1"
-    plain = in_short(note(1, 1.0, "CheckpointError", "a\nb", True))
+    assert console_summary(note(1, 1.0)) == "[rank 1@host] FAILED\n[rank 1@host] Traceback of rank 1"
+    plain = console_summary(note(1, 1.0, "CheckpointError", "a\nb", True))
     assert plain == "[rank 1@host] FAILED: CheckpointError: a\n[rank 1@host] b"
-    assert in_short(note(0, 1.0, "RuntimeError", GLOO)).count("\n") == 0
+    assert console_summary(note(0, 1.0, "RuntimeError", GLOO)).count("\n") == 0

@@ -12,7 +12,7 @@ from commands import Command, composed, gone, ours
 
 from dcp_runner.launch import local
 from dcp_runner.launch.job import Job
-from dcp_runner.launch.outcomes import Exit
+from dcp_runner.launch.outcomes import RankExit
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -167,6 +167,6 @@ def test_spawned_ranks_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "attempts/1/outcomes").mkdir(parents=True)
     job = Job(entry="entries:meet", config={"name": "x"}, config_hash="h", run_dir=str(tmp_path), attempt=1)
     ended = local.launch(job, 2, 2, start_method="spawn")
-    assert sorted(ended.exits, key=lambda exit: exit.rank) == [Exit(0, 0), Exit(1, 0)]
+    assert sorted(ended.exits, key=lambda exit: exit.rank) == [RankExit(0, 0), RankExit(1, 0)]
     assert ended.exit_code == 0
     assert len(list(tmp_path.glob("fact-?"))) == 2

@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from torch._C._distributed_c10d import TCPStore
 
-from dcp_runner.launch import store
-from dcp_runner.launch.store import join
-from dcp_runner.launch.world import Starter, World
+from dcp_runner.common.launch_env import Starter, World
+from dcp_runner.launch import rendezvous
+from dcp_runner.launch.rendezvous import join
 
 HERE = "127.0.0.1"
 LIMIT_S = 20.0
@@ -89,7 +89,7 @@ def silent_program() -> Iterator[int]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_GREETING", timedelta(milliseconds=200))
+    monkeypatch.setattr(rendezvous, "_GREETING", timedelta(milliseconds=200))
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -133,7 +133,7 @@ def test_no_port_is_free() -> None:
 
 
 def test_rank_0_does_not_appear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_CONNECT", timedelta(milliseconds=200))
+    monkeypatch.setattr(rendezvous, "_CONNECT", timedelta(milliseconds=200))
     ports = free_ports(2)
     with pytest.raises(OSError, match=f"rank 0 did not serve the store of rank 1 of 2, .*{HERE}:{ports[0]}"):
         join.__wrapped__(ranks(2, ports)[1])

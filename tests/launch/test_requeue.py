@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from dcp_runner.config import RunConfig
-from dcp_runner.launch.requeue import RESTARTS, RUN_AGAIN, ask_again, restarts
-from dcp_runner.sweep.started import start_of
-from dcp_runner.train.signals import STOP_SIGNALS, StopFlag
+from dcp_runner.common.signals import STOP_SIGNALS, StopFlag
+from dcp_runner.config.schema import RunConfig
+from dcp_runner.launch.requeue import RESTARTS, RUN_AGAIN, requeue_if_stopped, restarts
+from dcp_runner.sweep.current_job import start_of
 
 TERM, INT, USR1, USR2 = (128 + number for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2))
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_PROCID": "0"}
@@ -55,7 +55,7 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
 
 @pytest.mark.parametrize("code", [TERM, USR1, USR2])
 def test_a_job_that_was_stopped_is_requeued_once(cluster: Cluster, told: Callable[[], str], code: int) -> None:
-    assert ask_again(code, 1, SLURM) == code
+    assert requeue_if_stopped(code, 1, SLURM) == code
     assert cluster.calls("scontrol") == ["scontrol requeue 7"]
     assert cluster.calls("squeue") == ["squeue --noheader --format=%T --jobs=7"]
     assert "REQUEUED job 7" in told() and "NOT" not in told()
@@ -65,7 +65,7 @@ def test_a_job_that_was_stopped_is_requeued_once(cluster: Cluster, told: Callabl
 def test_a_job_of_an_array_is_not_taken_for_the_array(cluster: Cluster, id: str) -> None:
     """SLURM gives one job of an array the id of the whole."""
     array = SLURM | {"SLURM_JOB_ID": id, "SLURM_ARRAY_JOB_ID": "90", "SLURM_ARRAY_TASK_ID": "4"}
-    assert ask_again(USR2, 1, array) == USR2
+    assert requeue_if_stopped(USR2, 1, array) == USR2
     assert cluster.calls("scontrol") == ["scontrol requeue 90_4"]
     assert cluster.calls("squeue") == ["squeue --noheader --format=%T --jobs=90_4"]
 
@@ -73,21 +73,21 @@ def test_a_job_of_an_array_is_not_taken_for_the_array(cluster: Cluster, id: str)
 @pytest.mark.parametrize("code", [0, 1, 2, INT, 128 + signal.SIGKILL, -signal.SIGTERM, RUN_AGAIN])
 @pytest.mark.parametrize("env", [SLURM, LOCAL])
 def test_one_that_ended_otherwise_is_not(cluster: Cluster, env: dict[str, str], code: int) -> None:
-    assert ask_again(code, 1, env) == code
+    assert requeue_if_stopped(code, 1, env) == code
     assert cluster.calls() == []
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING", ""])
 def test_not_where_slurm_has_decided_already(cluster: Cluster, told: Callable[[], str], state: str) -> None:
     cluster.program("squeue", f"echo {state}")
-    assert ask_again(TERM, 1, SLURM) == TERM
+    assert requeue_if_stopped(TERM, 1, SLURM) == TERM
     assert cluster.calls("scontrol") == []
     assert f"SLURM has decided about job 7 ({state or 'it has ended'})" in told()
 
 
 def test_a_squeue_that_fails_decides_nothing(cluster: Cluster, told: Callable[[], str]) -> None:
     cluster.program("squeue", "echo 'Socket timed out' >&2; exit 1")
-    assert ask_again(TERM, 1, SLURM) == TERM
+    assert requeue_if_stopped(TERM, 1, SLURM) == TERM
     assert cluster.calls("scontrol") == ["scontrol requeue 7"]
     assert "REQUEUED job 7" in told() and "NOT" not in told()
 
@@ -106,7 +106,7 @@ def test_a_squeue_that_fails_decides_nothing(cluster: Cluster, told: Callable[[]
 def test_only_as_often_as_allowed(
     cluster: Cluster, told: Callable[[], str], env: dict[str, str], limit: int, asked: bool
 ) -> None:
-    assert ask_again(USR1, limit, env) == USR1
+    assert requeue_if_stopped(USR1, limit, env) == USR1
     assert len(cluster.calls("scontrol")) == asked
     if not asked:
         assert f"NOT REQUEUED: the job was started again {restarts(env)} times already" in told()
@@ -114,7 +114,7 @@ def test_only_as_often_as_allowed(
 
 @pytest.mark.parametrize("env", [{}, {"SLURM_JOB_ID": "7"}, {"SLURM_PROCID": "0"}])
 def test_not_without_slurm(cluster: Cluster, told: Callable[[], str], env: dict[str, str]) -> None:
-    assert ask_again(TERM, 1, env) == TERM
+    assert requeue_if_stopped(TERM, 1, env) == TERM
     assert cluster.calls() == [] and told() == ""
 
 
@@ -124,7 +124,7 @@ def test_not_without_slurm(cluster: Cluster, told: Callable[[], str], env: dict[
 )
 def test_a_refusal_is_told(cluster: Cluster, told: Callable[[], str], script: str, reason: str) -> None:
     cluster.program("scontrol", script)
-    assert ask_again(USR2, 1, SLURM) == USR2
+    assert requeue_if_stopped(USR2, 1, SLURM) == USR2
     assert "NOT REQUEUED: SLURM refuses it for job 7" in told() and reason in told()
 
 
@@ -134,7 +134,7 @@ def test_programs_that_are_missing_do_not_change_the_end(
 ) -> None:
     monkeypatch.setenv("PATH", str(cluster.folder))
     (cluster.folder / missing).unlink()
-    assert ask_again(USR2, 1, SLURM) == USR2
+    assert requeue_if_stopped(USR2, 1, SLURM) == USR2
     assert len(cluster.calls("scontrol")) == asked
     assert ("NOT REQUEUED" in told()) != asked
 
@@ -143,7 +143,7 @@ def test_the_requeue_does_not_end_the_one_that_asks(cluster: Cluster) -> None:
     """SLURM sends SIGTERM to all of the job: to the rank, and to the program that it has started."""
     cluster.program("scontrol", f"grep SigIgn /proc/self/status >{cluster.folder}/ignored\nkill -TERM $PPID")
     with StopFlag(own_session=True) as stop:
-        assert ask_again(TERM, 1, SLURM) == TERM
+        assert requeue_if_stopped(TERM, 1, SLURM) == TERM
         assert stop.signal is None
         assert {signal.getsignal(number) for number in STOP_SIGNALS} == {stop._handle}
     ignored = int((cluster.folder / "ignored").read_text().split()[1], 16)
@@ -162,7 +162,7 @@ def test_the_requeue_does_not_end_the_one_that_asks(cluster: Cluster) -> None:
     ],
 )
 def test_a_local_job_tells_its_controller(cluster: Cluster, code: int, env: dict[str, str], expected: int) -> None:
-    assert ask_again(code, 2, LOCAL | env) == expected
+    assert requeue_if_stopped(code, 2, LOCAL | env) == expected
     assert cluster.calls() == []
 
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from dcp_runner.train import signals
-from dcp_runner.train.signals import NOTICES, STOP_SIGNALS, StopFlag
+from dcp_runner.common import signals
+from dcp_runner.common.signals import NOTICES, STOP_SIGNALS, StopFlag
 
 
 def test_the_first_signal_only_sets_the_flag() -> None:
@@ -62,10 +62,10 @@ def test_only_one_that_leaves_at_once_has_hurried() -> None:
     with StopFlag(own_session=True) as stop:
         for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR1):
             os.kill(os.getpid(), number)
-        assert not stop.hurried
+        assert not stop.exit_now
         with pytest.raises(SystemExit):
             os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.hurried
+        assert stop.exit_now
 
 
 def test_a_notice_after_a_request_to_end_changes_nothing() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import Command, composed, ours
 
-from dcp_runner.launch.folder import unwritable
+from dcp_runner.common.run_dir import unwritable
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -100,5 +100,5 @@ def test_what_blocks_the_run_folder_behind_hydra(blocked: str, tmp_path: Path) -
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`/dev/full` takes no byte."""
-    monkeypatch.setattr("dcp_runner.launch.folder.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    monkeypatch.setattr("dcp_runner.common.run_dir.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     assert unwritable(tmp_path / "x") == f"{tmp_path}: No space left on device"

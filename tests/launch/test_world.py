@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dcp_runner.config import ConfigError
-from dcp_runner.launch.world import Starter, World, first_host, from_env, ports_of_step, tasks_on_node
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.launch_env import Starter, World, first_host, from_env, ports_of_step
+from dcp_runner.common.ranks import tasks_on_node
 
 TORCHRUN = {
     "RANK": "3",

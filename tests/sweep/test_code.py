@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dcp_runner.sweep.code import copy_code, note_code, top_of
+from dcp_runner.sweep.provenance import copy_code, record_code, repository_root
 
 
 def git(place: Path, *arguments: str) -> str:
@@ -64,8 +64,8 @@ def applied(repository: Path, sweep: Path) -> Path:
 
 def test_a_commit_without_changes(folder: Path, repository: Path) -> None:
     expected = {"commit": git(repository, "rev-parse", "HEAD"), "changed": False, "new_files": []}
-    assert note_code(repository, folder) == expected
-    assert note_code(repository / "package/conf", folder) == expected
+    assert record_code(repository, folder) == expected
+    assert record_code(repository / "package/conf", folder) == expected
     assert files_in(folder) == []
 
 
@@ -74,7 +74,7 @@ def test_what_differs_from_the_commit_can_be_had_again(folder: Path, repository:
     (repository / "weights.bin").write_bytes(bytes(range(256)))
     git(repository, "add", "package/staged.py", "weights.bin")
     (repository / "package/conf/a.yaml").unlink()
-    noted = note_code(repository / "package", folder)
+    noted = record_code(repository / "package", folder)
     assert (noted["changed"], noted["new_files"]) == (True, ["new.py"])
     again = applied(repository, folder)
     assert (again / "train.py").read_text() == "print(2)\n"
@@ -96,7 +96,7 @@ def test_a_diff_keeps_every_byte(folder: Path, repository: Path, before: bytes, 
     (repository / "odd.py").write_bytes(before)
     commit(repository)
     (repository / "odd.py").write_bytes(after)
-    note_code(repository, folder)
+    record_code(repository, folder)
     assert (applied(repository, folder) / "odd.py").read_bytes() == after
 
 
@@ -113,24 +113,24 @@ def test_a_diff_does_not_depend_on_somebodys_settings(folder: Path, repository: 
     write(repository, {"train.py": "print(2)\n"})
     with (folder.parent / "gitconfig").open("a") as settings:
         settings.write(setting)
-    assert note_code(repository, folder)["changed"]
+    assert record_code(repository, folder)["changed"]
     assert (applied(repository, folder) / "train.py").read_text() == "print(2)\n"
 
 
 def test_new_files_have_their_names(folder: Path, repository: Path) -> None:
     write(repository, {"mit ümlaut.py": ""})
-    assert note_code(repository, folder)["new_files"] == ["mit ümlaut.py"]
+    assert record_code(repository, folder)["new_files"] == ["mit ümlaut.py"]
 
 
 def test_a_repository_without_a_commit(folder: Path) -> None:
     git(folder, "init", "--quiet", str(folder.parent / "empty"))
     write(folder.parent / "empty", {"a.py": ""})
-    assert note_code(folder.parent / "empty", folder) == {"commit": "", "changed": False, "new_files": ["a.py"]}
+    assert record_code(folder.parent / "empty", folder) == {"commit": "", "changed": False, "new_files": ["a.py"]}
 
 
 def test_no_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert top_of(folder.parent) is None
-    assert note_code(folder.parent, folder) == {}
+    assert repository_root(folder.parent) is None
+    assert record_code(folder.parent, folder) == {}
     with pytest.raises(FileNotFoundError, match=f"{folder.parent} is in no git repository"):
         copy_code(folder.parent, folder)
     assert files_in(folder) == []
@@ -138,7 +138,7 @@ def test_no_repository(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_git(folder: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(folder))
-    assert note_code(repository, folder) == {}
+    assert record_code(repository, folder) == {}
 
 
 def test_a_copy_has_what_git_does_not_ignore(folder: Path, repository: Path) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from dcp_runner.launch import outcomes
-from dcp_runner.launch.outcomes import Outcome
-from dcp_runner.sweep import follow, record
+from dcp_runner.launch.outcomes import FailureNote
+from dcp_runner.sweep import record, status
 from dcp_runner.sweep.commands import BAD_INPUT, COMMANDS, NO_ANSWER, main
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 
@@ -52,18 +52,18 @@ def sweep(tmp_path: Path, ended: str) -> Path:
     return tmp_path
 
 
-def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> Outcome:
-    return Outcome(rank, "host", 1, kind, message, "Traceback", time)
+def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureNote:
+    return FailureNote(rank, "host", 1, kind, message, "Traceback", time)
 
 
-def leave(sweep: Sweep, job: JobRecord, codes: dict[int, int], *failures: Outcome) -> None:
+def leave(sweep: Sweep, job: JobRecord, codes: dict[int, int], *failures: FailureNote) -> None:
     """The notes of ranks that have left the first start of the job's last submission."""
     start = sweep.notes(job) / f"{job.ids[-1]}.0"
     start.mkdir(parents=True)
     for rank, code in codes.items():
-        outcomes.note_leaving(start, rank, code)
+        outcomes.write_exit_note(start, rank, code)
     for failure in failures:
-        outcomes.write(start, failure)
+        outcomes.write_failure_note(start, failure)
 
 
 def write(path: Path, text: str) -> None:
@@ -158,7 +158,7 @@ def test_what_an_earlier_start_noted_is_not_told_of_the_last(sweep: Path, ended:
     job = add(sweep, ids=["1", ended])
     outcomes_of_first = sweep / "2/attempts/1/outcomes"
     outcomes_of_first.mkdir(parents=True)
-    outcomes.write(outcomes_of_first, note(0, 1.0, message="at first"))
+    outcomes.write_failure_note(outcomes_of_first, note(0, 1.0, message="at first"))
     leave(record.read(sweep), job, {0: 1}, note(0, 9.0, "ImportError", "now"))
     main(["status", str(sweep)])
     assert record.read(sweep).jobs[2].told == "rank 0 (host) raised ImportError: now"
@@ -286,19 +286,19 @@ def test_notes_that_a_file_system_shows_later(sweep: Path, monkeypatch: pytest.M
     leave(record.read(sweep), job, {0: 0})
 
     def state(word: str) -> JobState:
-        follow.look(seen := record.read(sweep), Says(word))
+        status.refresh(seen := record.read(sweep), Says(word))
         return seen.jobs[2].state
 
     assert state("COMPLETED") is JobState.running
     assert "the notes of 1 ranks are not here yet" in record.read(sweep).jobs[2].told
-    now = follow.time.time()
-    monkeypatch.setattr(follow, "time", SimpleNamespace(time=lambda: now + follow.NOTES_S / 2))
+    now = status.time.time()
+    monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: now + status.NOTES_S / 2))
     assert state("COMPLETED") is JobState.running
-    monkeypatch.setattr(follow, "time", SimpleNamespace(time=lambda: now + follow.NOTES_S + 1))
+    monkeypatch.setattr(status, "time", SimpleNamespace(time=lambda: now + status.NOTES_S + 1))
     before = (sweep / record.FILE).read_text()
     assert state("COMPLETED") is JobState.failed
     (sweep / record.FILE).write_text(before)
-    outcomes.note_leaving(sweep / ".jobs/2/7.0", 1, 0)
+    outcomes.write_exit_note(sweep / ".jobs/2/7.0", 1, 0)
     assert state("COMPLETED") is JobState.done
 
 
@@ -309,7 +309,7 @@ def test_a_folder_that_the_nodes_do_not_see(sweep: Path, seen: bool) -> None:
         write(sweep / ".submitit/7/7_0_log.err", "no such module\n")
     made = record.read(sweep)
     made.scheduler = "slurm"
-    follow.look(made, Says("FAILED"))
+    status.refresh(made, Says("FAILED"))
     assert made.jobs[2].told.startswith("no rank left a word")
     assert ("is it a folder that all nodes see?" in made.jobs[2].told) == (not seen)
 
@@ -323,7 +323,7 @@ def test_nobody_waits_for_a_job_that_was_never_submitted(sweep: Path, monkeypatc
     def asleep(seconds: float) -> None:
         raise TimeoutError
 
-    monkeypatch.setattr(follow, "time", SimpleNamespace(sleep=asleep))
+    monkeypatch.setattr(status, "time", SimpleNamespace(sleep=asleep))
     add(sweep)
     assert main(["wait", str(sweep)]) == FAILED
 

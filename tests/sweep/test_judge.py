@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from dcp_runner.launch.outcomes import Left, Outcome
-from dcp_runner.sweep.judge import judge, seen_by_srun
+from dcp_runner.launch.outcomes import ExitNote, FailureNote
+from dcp_runner.sweep.job_state import judge, srun_signal_death
 from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
 
@@ -17,20 +17,20 @@ WORDLESS = "no rank left a word"
 ENDED_BADLY = ["FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "REVOKED"]
 
 
-def left(*codes: int | None) -> dict[int, Left]:
+def left(*codes: int | None) -> dict[int, ExitNote]:
     """Notes of ranks that left with these codes, one after the other; None: without a note."""
-    return {rank: Left(code, 100.0 + rank) for rank, code in enumerate(codes) if code is not None}
+    return {rank: ExitNote(code, 100.0 + rank) for rank, code in enumerate(codes) if code is not None}
 
 
-def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> Outcome:
-    return Outcome(rank, "host", 1, kind, message, "Traceback", time)
+def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureNote:
+    return FailureNote(rank, "host", 1, kind, message, "Traceback", time)
 
 
-def consequence(rank: int, time: float) -> Outcome:
+def consequence(rank: int, time: float) -> FailureNote:
     return note(rank, time, "RuntimeError", GLOO)
 
 
-def in_vain(rank: int, time: float) -> Outcome:
+def in_vain(rank: int, time: float) -> FailureNote:
     return note(rank, time, "RuntimeError", "[gloo/x.cc:81] Timed out waiting 5000ms for recv operation to complete")
 
 
@@ -106,7 +106,7 @@ def test_no_rank_left_a_word(word: str | None, said: str) -> None:
     ],
 )  # fmt: skip
 def test_the_first_failure_is_named(
-    word: str, codes: tuple[int | None, ...], outcomes: list[Outcome], said: str
+    word: str, codes: tuple[int | None, ...], outcomes: list[FailureNote], said: str
 ) -> None:
     state, told = judge(word, len(codes), left(*codes), outcomes)
     assert state is (JobState.cancelled if word == "CANCELLED" else JobState.failed)
@@ -119,12 +119,14 @@ def test_that_somebody_wished_it_so_is_reason_enough(codes: tuple[int | None, ..
 
 
 def test_of_several_that_left_badly_the_first_to_leave_is_named() -> None:
-    notes = {0: Left(7, 102.0), 1: Left(8, 101.0)}
+    notes = {0: ExitNote(7, 102.0), 1: ExitNote(8, 101.0)}
     assert judge("FAILED", 2, notes, []) == (JobState.failed, "rank 1 left with exit code 8")
 
 
 def test_an_expected_error_speaks_for_itself() -> None:
-    error = Outcome(0, "host", 1, "ConfigError", "parallel.dp: 3 does not divide 8", "Traceback", 1.0, expected=True)
+    error = FailureNote(
+        0, "host", 1, "ConfigError", "parallel.dp: 3 does not divide 8", "Traceback", 1.0, expected=True
+    )
     assert judge("FAILED", 2, left(1, None), [error]) == (JobState.failed, "parallel.dp: 3 does not divide 8")
 
 
@@ -143,7 +145,7 @@ KILLED = (1, "rank 1 (n2) died: Killed, says srun")
     ],
 )
 def test_srun_has_seen_who_died_first(
-    word: str, codes: tuple[int | None, ...], outcomes: list[Outcome], said: str
+    word: str, codes: tuple[int | None, ...], outcomes: list[FailureNote], said: str
 ) -> None:
     """Unless that rank has left by itself, or another one has an error of its own."""
     told = judge(word, len(codes), left(*codes), outcomes, KILLED)[1]
@@ -175,7 +177,7 @@ def test_what_srun_has_seen_of_an_earlier_start_is_no_failure(word: str | None) 
     ],
 )
 def test_what_srun_prints(printed: str, expected: tuple[int, str] | None) -> None:
-    assert seen_by_srun(printed) == expected
+    assert srun_signal_death(printed) == expected
 
 
 @pytest.mark.parametrize("seen", [None, (0, "rank 0 (n1) died: Terminated, says srun")])

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dcp_runner.sweep.scheduler import Local, NoAnswerError, Slurm, scheduler_of
+from dcp_runner.sweep.scheduler import Local, SchedulerUnavailable, Slurm, scheduler_of
 
 
 @dataclass
@@ -127,13 +127,13 @@ def test_a_controller_that_does_not_answer_says_nothing_about_jobs(
     cluster.program("squeue", script)
     if accounting:
         cluster.answers("sacct", "12|NODE_FAIL")
-    with pytest.raises(NoAnswerError, match=said):
+    with pytest.raises(SchedulerUnavailable, match=said):
         Slurm().words(["12"])
 
 
 def test_slurm_is_not_there(cluster: Cluster) -> None:
     (cluster.folder / "squeue").unlink()
-    with pytest.raises(NoAnswerError, match="squeue"):
+    with pytest.raises(SchedulerUnavailable, match="squeue"):
         Slurm().words(["12"])
 
 

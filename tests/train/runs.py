@@ -18,12 +18,13 @@ import torch
 import torch._dynamo  # what DistributedDataParallel imports; once here, not in every fork
 import torch.distributed as dist
 
-from dcp_runner.config import RunConfig, config_hash, from_plain, to_plain
-from dcp_runner.experiment import train
+from dcp_runner.common.run_context import RunContext
+from dcp_runner.common.signals import StopFlag
+from dcp_runner.config.convert import config_hash, from_plain, to_plain
+from dcp_runner.config.schema import RunConfig
+from dcp_runner.run.train import train
 from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.context import RunContext
 from dcp_runner.train.loop import Trainer
-from dcp_runner.train.signals import StopFlag
 
 FORK = multiprocessing.get_context("fork")
 
@@ -85,7 +86,7 @@ def run(
     RunContext.
     """
     if parallel is None and world > 1:
-        parallel = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": world}
+        parallel = {"strategy": "dcp_runner.train.parallel.ddp.DataParallel", "dp": world}
     made = config(**overrides, **{f"parallel__{key}": value for key, value in (parallel or {}).items()})
     return run_config(made, folder, world, timeout_s, context)
 

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.models.gpt import GPT
-from dcp_runner.train.config import PlanConfig
-from dcp_runner.train.cutting import cut_problems, stage_of
-from dcp_runner.train.place import random_stream
-from dcp_runner.train.plan import Plan, matching, plan_of
-from dcp_runner.train.stages import Stages
+from dcp_runner.train.parallel.config import PlanConfig
+from dcp_runner.train.parallel.mesh import random_stream
+from dcp_runner.train.parallel.pipeline_split import split_problems, stage_of
+from dcp_runner.train.parallel.pipeline_stages import StageModule
+from dcp_runner.train.parallel.split_plan import SplitPlan, matching, split_plan
 
 
 def model(layers: int = 5, tied: bool = False) -> GPT:
@@ -20,8 +20,8 @@ def model(layers: int = 5, tied: bool = False) -> GPT:
     return GPT(vocab_size=30, context=8, layers=layers, heads=2, width=8, tied=tied)
 
 
-def plan() -> Plan:
-    return plan_of(model(), PlanConfig())
+def plan() -> SplitPlan:
+    return split_plan(model(), PlanConfig())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
@@ -40,10 +40,10 @@ def test_stages_are_the_model(count: int) -> None:
     assert torch.equal(x, whole(tokens))
 
 
-def interleaved(whole: nn.Module) -> Stages:
+def interleaved(whole: nn.Module) -> StageModule:
     """Stages 1 and 3 of 4."""
     parts = [stage_of(whole, plan(), number, 4) for number in (1, 3)]
-    return Stages(parts, parts, (1, 3), 4, [*whole.state_dict()])
+    return StageModule(parts, parts, (1, 3), 4, [*whole.state_dict()])
 
 
 def test_the_state_of_stages_has_the_names_of_the_model() -> None:
@@ -72,8 +72,8 @@ def test_stages_take_their_part_of_a_state() -> None:
 
 def test_tied_weights_may_stay_in_one_stage_only() -> None:
     tied = model(tied=True)
-    assert [*cut_problems(tied, plan(), 1)] == []
-    (told,) = cut_problems(tied, plan(), 2)
+    assert [*split_problems(tied, plan(), 1)] == []
+    (told,) = split_problems(tied, plan(), 2)
     assert told.startswith("parallel.pp: embed.weight and head.weight are one parameter")
 
 
@@ -85,9 +85,9 @@ def test_a_star_is_one_part_of_a_name() -> None:
 
 
 def test_the_configuration_wins_over_the_models_own_plan() -> None:
-    made = plan_of(model(), PlanConfig(last=["head"], heads=4))
+    made = split_plan(model(), PlanConfig(last=["head"], heads=4))
     assert (made.last, made.heads, made.layers) == (["head"], 4, "blocks")
-    assert plan_of(nn.Linear(1, 1), PlanConfig()) == Plan()
+    assert split_plan(nn.Linear(1, 1), PlanConfig()) == SplitPlan()
 
 
 def test_ranks_that_differ_along_tp_alone_draw_the_same() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
-from dcp_runner.train.forecast import forecast, most_at_once, saves
-from dcp_runner.train.policies import superfluous
+from dcp_runner.checkpoint.retention import steps_to_delete
+from dcp_runner.run.disk_forecast import forecast, most_at_once, saves
 
 
 class Usage(NamedTuple):
@@ -44,7 +44,7 @@ def test_no_run_has_more_checkpoints_than_the_forecast(
         if (every and step % every == 0) or (at_end and step == steps):
             held[step] = {"loss": draw.random()}
             made, most = made + 1, max(most, len(held))
-            for gone in superfluous(held, keep):
+            for gone in steps_to_delete(held, keep):
                 del held[gone]
     bound = most_at_once(config, steps)
     assert saves(config, steps) == made and bound is not None and most <= bound <= max(made, 1)

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from dcp_runner.checkpoint.errors import ForeignError
-from dcp_runner.checkpoint.ownership import Identity
-from dcp_runner.train.context import RunContext
-from dcp_runner.train.identity import FILE, identify, remember
+from dcp_runner.checkpoint.files.ownership import Identity
+from dcp_runner.common.run_context import RunContext
+from dcp_runner.run.identity import FILE, identify, remember
 
 ROOT = Path("/somewhere/checkpoints")
 JOB0, JOB1 = "abcd/0", "abcd/1"

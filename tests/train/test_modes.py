@@ -11,9 +11,9 @@ import pytest
 import torch
 from runs import TINY, config, contents, evaluations, run, run_config, steps
 
-import dcp_runner.train.pipeline  # noqa: F401  imported once here, not in every fork
-from dcp_runner.launch.building import target_problems
-from dcp_runner.resume_check import verify_resume
+import dcp_runner.train.parallel.pipeline  # noqa: F401  imported once here, not in every fork
+from dcp_runner.launch.preflight.build_checks import check_targets
+from dcp_runner.run.verify_resume import verify_resume
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
 
@@ -125,13 +125,13 @@ def test_verify_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "parallel",
     [
-        {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": 2},
-        {"strategy": "dcp_runner.train.accelerate.Accelerate", "dp": 2},
-        {"strategy": "dcp_runner.train.fsdp.FullyShard", "fsdp": 2},
-        {"strategy": "dcp_runner.train.tp.TensorParallel", "dp": 2, "tp": 2},
+        {"strategy": "dcp_runner.train.parallel.ddp.DataParallel", "dp": 2},
+        {"strategy": "dcp_runner.train.parallel.accelerate.Accelerate", "dp": 2},
+        {"strategy": "dcp_runner.train.parallel.fsdp.FullyShard", "fsdp": 2},
+        {"strategy": "dcp_runner.train.parallel.tensor.TensorParallel", "dp": 2, "tp": 2},
         {
-            "strategy": "dcp_runner.train.pipeline.Pipeline",
-            "options": {"stage": "dcp_runner.train.fsdp.FullyShard"},
+            "strategy": "dcp_runner.train.parallel.pipeline.Pipeline",
+            "options": {"stage": "dcp_runner.train.parallel.fsdp.FullyShard"},
             "pp": 2,
             "fsdp": 2,
         },
@@ -151,7 +151,7 @@ def test_after_an_evaluation_no_rank_trains_on_its_weights(tmp_path: Path, paral
 def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
     def found(kind: str) -> list[str]:
         made = config(optim={"_target_": f"torch.optim.{kind}", "lr": 1.0})
-        return [problem for problem in target_problems(made) if problem.startswith("optim")]
+        return [problem for problem in check_targets(made) if problem.startswith("optim")]
 
     assert [kind for kind in ("LBFGS", "SGD", "AdamW", "Rprop") if found(kind)] == ["LBFGS"]
     assert "optim._target_=torch.optim.LBFGS: its step computes the loss several times" in found("LBFGS")[0]

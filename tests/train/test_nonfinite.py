@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from runs import TINY, run, steps
 
-import dcp_runner.train.pipeline  # noqa: F401  imported once here, not in every fork
+import dcp_runner.train.parallel.pipeline  # noqa: F401  imported once here, not in every fork
 from dcp_runner.models.loss import next_token
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
@@ -56,9 +56,9 @@ class Poison(Callback):
             list(trainer.model.parameters())[-1].data.fill_(float("inf"))
 
 
-DDP = {"strategy": "dcp_runner.train.ddp.DataParallel", "dp": 2}
-PIPELINE = {"strategy": "dcp_runner.train.pipeline.Pipeline", "pp": 2}
-FSDP = {"strategy": "dcp_runner.train.fsdp.FullyShard", "fsdp": 2}
+DDP = {"strategy": "dcp_runner.train.parallel.ddp.DataParallel", "dp": 2}
+PIPELINE = {"strategy": "dcp_runner.train.parallel.pipeline.Pipeline", "pp": 2}
+FSDP = {"strategy": "dcp_runner.train.parallel.fsdp.FullyShard", "fsdp": 2}
 
 
 def poisoned(folder: Path, what: str, parallel: dict[str, Any], **options: Any) -> list[int]:

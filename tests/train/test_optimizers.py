@@ -85,7 +85,7 @@ class Unfreezes(Callback):
 
 
 @pytest.mark.parametrize(
-    ("world", "parallel"), [(1, {}), (2, {"strategy": "dcp_runner.train.fsdp.FullyShard", "fsdp": 2})]
+    ("world", "parallel"), [(1, {}), (2, {"strategy": "dcp_runner.train.parallel.fsdp.FullyShard", "fsdp": 2})]
 )
 def test_layers_that_join_later_are_saved_and_join_again_on_a_resume(
     world: int, parallel: dict[str, Any], tmp_path: Path

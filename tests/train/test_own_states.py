@@ -13,7 +13,7 @@ from runs import contents, run, steps
 from test_topologies import ALL, BASE, world_of
 from torch.distributed.tensor import DTensor
 
-from dcp_runner.checkpoint.modules import unwrap
+from dcp_runner.checkpoint.state.modules import unwrap
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
 

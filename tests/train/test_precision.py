@@ -15,8 +15,8 @@ from runs import TINY, config, run_configs, steps
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-import dcp_runner.train.pipeline
-import dcp_runner.train.tp  # noqa: F401  imported once here, not in every fork
+import dcp_runner.train.parallel.pipeline
+import dcp_runner.train.parallel.tensor  # noqa: F401  imported once here, not in every fork
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
 
@@ -24,15 +24,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 1e-2}
 KINDS = list(product(TOLERANCE, (1, 2, 3)))
-DDP, FSDP, TP, PIPELINE = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel", "pipeline.Pipeline"
+DDP, FSDP, TP, PIPELINE = "ddp.DataParallel", "fsdp.FullyShard", "tensor.TensorParallel", "pipeline.Pipeline"
 
 
 def topology(strategy: str, options: dict[str, Any] | None = None, **degrees: int) -> dict[str, Any]:
-    return {"strategy": f"dcp_runner.train.{strategy}", "options": options or {}, **degrees}
+    return {"strategy": f"dcp_runner.train.parallel.{strategy}", "options": options or {}, **degrees}
 
 
 def stage(strategy: str) -> dict[str, Any]:
-    return {"stage": f"dcp_runner.train.{strategy}"}
+    return {"stage": f"dcp_runner.train.parallel.{strategy}"}
 
 
 TOPOLOGIES = {

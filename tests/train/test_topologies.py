@@ -13,8 +13,8 @@ import torch.distributed as dist
 from runs import evaluations, run, steps
 from torch.distributed.tensor import DTensor
 
-import dcp_runner.train.pipeline
-import dcp_runner.train.tp  # noqa: F401  imported once here, not in every fork
+import dcp_runner.train.parallel.pipeline
+import dcp_runner.train.parallel.tensor  # noqa: F401  imported once here, not in every fork
 from dcp_runner.data.stdlib import StdlibBytes
 from dcp_runner.train.callbacks import Callback
 from dcp_runner.train.loop import Trainer
@@ -44,7 +44,7 @@ BASE: dict[str, Any] = {
     "checkpoint__every_steps": None,
     "checkpoint__at_end": False,
 }
-STRATEGIES = "dcp_runner.train."
+STRATEGIES = "dcp_runner.train.parallel."
 
 
 def topology(strategy: str, options: dict[str, Any] | None = None, **degrees: int) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def within(strategy: str) -> dict[str, Any]:
     return {"stage": STRATEGIES + strategy}
 
 
-DDP, FSDP, TP, PP = "ddp.DataParallel", "fsdp.FullyShard", "tp.TensorParallel", "pipeline.Pipeline"
+DDP, FSDP, TP, PP = "ddp.DataParallel", "fsdp.FullyShard", "tensor.TensorParallel", "pipeline.Pipeline"
 QUICK = {
     "ddp-2": topology(DDP, dp=2),
     "accelerate-2": topology(ACCELERATE, dp=2),

@@ -14,8 +14,8 @@ import pytest
 import torch.distributed as dist
 from runs import config, run
 
-from dcp_runner.assemble import trackers_of
-from dcp_runner.config import ConfigError
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.run.build import trackers_of
 from dcp_runner.train.trackers import TensorBoard, Trackers, Wandb, begin
 
 

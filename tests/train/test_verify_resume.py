@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from runs import config, run_config
 
-from dcp_runner.config import ResumeRng
-from dcp_runner.resume_check import verify_resume
+from dcp_runner.config.schema import ResumeRng
+from dcp_runner.run.verify_resume import verify_resume
 
 
 def verified(folder: Path, **options: Any) -> tuple[int, list[str]]:

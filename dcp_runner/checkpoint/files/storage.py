@@ -1,0 +1,226 @@
+"""The folder of the checkpoints on a file system: staging, commit by rename, retiring. Nobody else touches paths.
+
+    <root>/.staging-<claim>-checkpoint-500/      being written
+    <root>/checkpoint-500/                       complete: the rename is the commit
+    <root>/retired-<attempt>-checkpoint-700/     left behind by going back to an earlier step
+    <root>/latest -> checkpoint-500              for people; never read
+    <root>/.owner-<claim>/                       which process may write here, see ownership.py
+
+Methods that ask what exists, or that rename or remove, are called on one rank (see coordinator); `write` on all. All
+that write need a claim, and raise SupersededError where a newer one stands.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from dcp_runner.checkpoint.errors import SupersededError
+from dcp_runner.checkpoint.files import ownership
+from dcp_runner.checkpoint.files.ownership import OWNER, Identify, Owner
+from dcp_runner.common.files import sync, writing
+from dcp_runner.common.links import point
+
+MANIFEST = "checkpoint_manifest.json"
+IGNORED = (".nfs",)
+
+
+class Storage:
+    """Checkpoints below one root folder, which is made on first use."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.owner: Owner | None = None
+        """The claim that the ranks write under; None: they have none."""
+
+    def claim(self, attempt: str, identify: Identify, seen: int) -> Owner:
+        """Claim the folder and remove what earlier claims left half-written. See `ownership.claim`. It is in force once
+        all ranks have set `owner`.
+        """
+        owner = ownership.claim(self.root, attempt, identify, seen)
+        flush_way(self.root)
+        self._sweep(owner)
+        return owner
+
+    def release(self) -> None:
+        """Tell other processes that the claim, if there is one, is given up."""
+        if self.owner is not None:
+            ownership.release(self.root, self.owner)
+
+    def check_claim(self) -> Owner:
+        """Our claim. Raises SupersededError where a newer one stands."""
+        if self.owner is None:
+            raise PermissionError(f"{self.root} has not been claimed, and who has not claimed it writes nothing")
+        now = ownership.owner_of(self.root)
+        if not now.number:
+            raise FileNotFoundError(
+                f"{self.root} is not the folder any more that attempt {self.owner.attempt} has claimed: it was "
+                "removed, moved or replaced while the run went on; nothing more is saved"
+            )
+        if now != self.owner:
+            raise SupersededError(
+                f"{now} has taken {self.root} over from attempt {self.owner.attempt}, which saves nothing more"
+            )
+        return self.owner
+
+    @contextmanager
+    def _claimed(self) -> Iterator[Owner]:
+        """Around what writes: a newer claim removes what it finds half-written, and that is then the reason."""
+        try:
+            yield self.check_claim()
+        except OSError:
+            self.check_claim()
+            raise
+
+    def path(self, step: int) -> Path:
+        return self.root / f"checkpoint-{step}"
+
+    def staging(self, step: int) -> Path:
+        """The number of the claim makes it this claimant's alone."""
+        number = self.owner.number if self.owner else 0
+        return self.root / f".staging-{number}-checkpoint-{step}"
+
+    def steps(self) -> list[int]:
+        """Steps of the folders named as committed checkpoints, ascending. A link counts, wherever it leads: its disk
+        may not be there.
+        """
+        try:
+            with os.scandir(self.root) as entries:
+                names = [entry.name for entry in entries if entry.is_dir() or entry.is_symlink()]
+        except FileNotFoundError:
+            return []
+        matches = [re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", name) for name in names]
+        return sorted(int(match[1]) for match in matches if match)
+
+    def names(self) -> list[str]:
+        """What all ranks must see: the committed checkpoints and the claim."""
+        owner = ownership.owner_of(self.root)
+        return [*(self.path(step).name for step in self.steps()), *([f"{OWNER}{owner.number}"] if owner.number else [])]
+
+    def see(self, names: Iterable[str], writable: bool) -> None:
+        """Raises OSError where this rank does not see what rank 0 sees, or may not write beside it."""
+        if missing := [name for name in names if not (self.root / name).exists()]:
+            raise FileNotFoundError(
+                f"{self.root} is not the folder that rank 0 sees ({missing[0]} is missing): it is on a disk of this "
+                "node alone; set checkpoint.root or hydra.run.dir to a file system that all nodes share"
+            )
+        if writable and not os.access(self.root, os.W_OK):
+            raise PermissionError(f"{self.root} cannot be written by this rank")
+
+    def begin(self, step: int) -> None:
+        """Make the staging folder. Raises FileExistsError where the step is committed already."""
+        with self._claimed():
+            if self.path(step).is_dir():
+                raise FileExistsError(
+                    f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
+                )
+            if os.path.lexists(self.path(step)):
+                raise FileExistsError(f"{self.path(step)} is a file or a link, where a checkpoint is to be saved")
+            self.discard(self.staging(step))
+            self.staging(step).mkdir()
+
+    def write(self, path: Path, buffers: Iterable[bytes | memoryview]) -> int:
+        """Write a new file and flush it to the disk, its folder too. Gives its size in bytes.
+
+        Makes folders inside the staging folder, but never that itself: where it was discarded, a late writer must fail.
+        """
+        with self._claimed(), writing(path):
+            if path.parent.parent != self.root:
+                path.parent.mkdir(exist_ok=True)
+            with path.open("xb") as file:
+                for buffer in buffers:
+                    file.write(buffer)
+                file.flush()
+                os.fsync(file.fileno())
+                size = file.tell()
+            sync(path.parent)
+        return size
+
+    def commit(self, step: int) -> Path:
+        """Rename the staging folder to its final name. From here on the checkpoint is complete, whatever happens."""
+        with self._claimed():
+            sync(self.staging(step))
+            self.check_claim()
+            os.rename(self.staging(step), self.path(step))
+        sync(self.root)
+        point(self.root / "latest", self.path(step).name, beside=self.root / ".latest")
+        return self.path(step)
+
+    def discard(self, folder: Path) -> None:
+        """Remove a folder: first its name, then what it holds, so that a late writer finds nothing to rename."""
+        trash = folder.with_name(f".trash-{uuid.uuid4().hex}-{folder.name.lstrip('.')}")
+        with suppress(FileNotFoundError):  # there is none, or its owner has just removed it
+            os.rename(folder, trash)
+            shutil.rmtree(trash, ignore_errors=True)
+
+    def _sweep(self, owner: Owner) -> None:
+        """Remove what earlier claims left."""
+        for leftover in (*self.root.glob(".staging-*"), *ownership.obsolete(self.root, owner)):
+            self.discard(leftover)
+        for leftover in self.root.glob(".trash-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def retire(self, above: int) -> list[int]:
+        """Rename all checkpoints above a step out of the way; gives their steps."""
+        retired = [step for step in self.steps() if step > above]
+        for step in retired:
+            with self._claimed() as owner:
+                target = self.root / f"retired-{owner.attempt}-checkpoint-{step}"
+                number = 1
+                while target.exists():
+                    number += 1
+                    target = self.root / f"retired-{owner.attempt}.{number}-checkpoint-{step}"
+                os.rename(self.path(step), target)
+        return retired
+
+    def retired(self) -> list[Path]:
+        """The checkpoints that going back has put aside."""
+        return sorted(self.root.glob("retired-*-checkpoint-*"))
+
+    def remove(self, folder: Path) -> None:
+        """Delete a checkpoint, committed or retired."""
+        with self._claimed():
+            self.discard(folder)
+
+
+def listing(folder: Path) -> dict[str, int | None]:
+    """Relative path -> size of every regular file in a checkpoint but its manifest; None for a link or special file,
+    which is not followed.
+
+    Raises OSError where a folder in it cannot be read.
+    """
+    sizes: dict[str, int | None] = {}
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        for name in (*folders, *files):
+            path = Path(parent, name)
+            relative, about = path.relative_to(folder).as_posix(), path.lstat()
+            if not stat.S_ISDIR(about.st_mode) and relative != MANIFEST and not name.startswith(IGNORED):
+                sizes[relative] = about.st_size if stat.S_ISREG(about.st_mode) else None
+    return sizes
+
+
+def flush_way(folder: Path) -> None:
+    """Flush the folders that lead to this one on its file system, whoever made them, as far as this user may."""
+    for above in folder.resolve().parents:
+        with suppress(OSError):  # their owner has flushed them, as a rule long ago
+            sync(above)
+        if above.is_mount():
+            break
+
+
+def flush(folder: Path, name: str) -> None:
+    """Bring a file that others have written onto the disk, with the folders that lead to it. Raises FileAccessError."""
+    with writing(folder / name):
+        sync(folder / name)
+        for parent in Path(name).parents:
+            sync(folder / parent)
+
+
+def _raise(error: OSError) -> None:
+    raise error

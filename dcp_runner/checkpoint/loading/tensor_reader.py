@@ -1,0 +1,145 @@
+"""The tensors of one component in a checkpoint as whole tensors, whatever the number of parts and files they lie in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+
+from dcp_runner.checkpoint.files.tensor_file import StoredTensor, TensorFile
+from dcp_runner.checkpoint.state.box import Box
+from dcp_runner.checkpoint.state.dtensor import is_sharded, like, local_part
+from dcp_runner.checkpoint.state.treespec import Json
+
+BUCKET = 32 * 2**20
+"""Bytes that are read at once of a part that is cut otherwise than it is wanted."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A stored part of a tensor."""
+
+    file: TensorFile
+    stored: StoredTensor
+
+
+class TensorReader:
+    """The tensors of some files by name; parts of one name are parts of one tensor, and the same part is taken once."""
+
+    def __init__(self, files: Sequence[TensorFile]) -> None:
+        self.files: list[TensorFile] = []
+        self._pieces: dict[str, list[Piece]] = {}
+        self._read: dict[tuple[str, Box], torch.Tensor] = {}
+        self.add(files)
+
+    def add(self, files: Sequence[TensorFile]) -> None:
+        """Look for parts in these files too."""
+        for file in files:
+            self.files.append(file)
+            for name, stored in file.tensors.items():
+                self._pieces.setdefault(name, []).append(Piece(file, stored))
+
+    def skeletons(self) -> list[Json]:
+        """The state trees that the files carry, one for each copy."""
+        return [file.about["tree"] for file in self.files if "tree" in file.about]
+
+    def cut(self) -> frozenset[str]:
+        """Names of the tensors that are in parts."""
+        found = ((name, piece.stored.box) for name, pieces in self._pieces.items() for piece in pieces)
+        return frozenset(name for name, box in found if box.sizes != box.shape)
+
+    def abstract(self, name: str) -> torch.Tensor:
+        """The whole tensor, without data; an empty one where there is none of this name."""
+        if name not in self._pieces:
+            return torch.empty(0, device="meta")
+        stored = self._pieces[name][0].stored
+        return torch.empty(stored.box.shape, dtype=stored.dtype, device="meta")
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Where its first part lies: the number of the file, and the byte in it."""
+        first = self._pieces[name][0]
+        return self.files.index(first.file), first.stored.start
+
+    def problem(self, name: str, live: Any) -> str:
+        """Why the tensor cannot be read in the place of the live value, or nothing."""
+        pieces = self._pieces.get(name, [])
+        if not pieces:
+            return f"tensor {name!r} is in none of its files"
+        box = self._wanted(name, live)
+        parts = list(self._parts(name, box))
+        if sum(common.elements for _, common in parts) != box.elements:
+            return f"tensor {name!r}: not all of its parts are in the checkpoint"
+        if any(piece.stored.dtype != pieces[0].stored.dtype for piece in pieces):
+            return f"tensor {name!r}: its parts have different dtypes"
+        return ""
+
+    def conflicts(self) -> list[str]:
+        """Names of tensors of which the copies hold different values."""
+        found = []
+        for name, pieces in self._pieces.items():
+            blocks = {piece.stored.box: piece.stored.blocks for piece in pieces}
+            if any(piece.stored.blocks != blocks[piece.stored.box] for piece in pieces):
+                found.append(name)
+        return found
+
+    def read(self, name: str, live: Any) -> torch.Tensor:
+        """The tensor, cut as the live one is if it has the same shape; on the CPU if it is not cut.
+
+        Needs, beside the result, the memory of a bucket. Raises IntegrityError for bytes that are not as written.
+        """
+        box = self._wanted(name, live)
+        if (name, box) not in self._read:
+            self._read[name, box] = self._assemble(name, box)
+        local = self._read[name, box]
+        return like(local, live) if is_sharded(live) and tuple(live.shape) == box.shape else local
+
+    def _wanted(self, name: str, live: Any) -> Box:
+        shape = self._pieces[name][0].stored.box.shape
+        return local_part(live)[1] if is_sharded(live) and tuple(live.shape) == shape else Box.whole(shape)
+
+    def _parts(self, name: str, box: Box) -> Iterator[tuple[Piece, Box]]:
+        """The stored parts that have elements of the box, each place once, with what they have in common."""
+        seen: set[Box] = set()
+        for piece in self._pieces[name]:
+            common = piece.stored.box.common(box)
+            if common and piece.stored.box not in seen:
+                seen.add(piece.stored.box)
+                yield piece, common
+
+    def _assemble(self, name: str, box: Box) -> torch.Tensor:
+        local = torch.empty(box.sizes, dtype=self._pieces[name][0].stored.dtype)
+        for piece, common in self._parts(name, box):
+            if piece.stored.box == box:
+                piece.file.read(name, 0, _bytes(local))
+            else:
+                _copy(
+                    piece, name, common.inside(piece.stored.box), 0, piece.stored.box.sizes, local[common.inside(box)]
+                )
+        return local
+
+
+def _copy(
+    piece: Piece, name: str, take: tuple[slice, ...], start: int, sizes: tuple[int, ...], target: torch.Tensor
+) -> None:
+    """Copy the elements `take` of an array of these sizes, which begins at element `start` of a part, in buckets."""
+    width = piece.stored.dtype.itemsize
+    row = prod(sizes[1:])
+    at_once = max(1, BUCKET // (row * width))
+    if row * width > BUCKET and len(sizes) > 1:
+        for number, place in enumerate(range(take[0].start, take[0].stop)):
+            _copy(piece, name, take[1:], start + place * row, sizes[1:], target[number])
+        return
+    for first in range(take[0].start, take[0].stop, at_once):
+        rows = min(at_once, take[0].stop - first)
+        bucket = torch.empty((rows, *sizes[1:]), dtype=piece.stored.dtype)
+        piece.file.read(name, (start + first * row) * width, _bytes(bucket))
+        done = first - take[0].start
+        target[done : done + rows].copy_(bucket[(slice(None), *take[1:])])
+
+
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    """The memory of a fresh contiguous tensor."""
+    return memoryview(tensor.reshape(-1).view(torch.uint8).numpy().data) if tensor.numel() else memoryview(b"")

@@ -1,0 +1,1 @@
+"""A save, from live objects to a committed checkpoint."""

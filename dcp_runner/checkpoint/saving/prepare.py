@@ -1,0 +1,119 @@
+"""Staging: the states taken apart, each with its plan, and digested once for the comparison and for the files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from dcp_runner.checkpoint.bind import BoundComponent
+from dcp_runner.checkpoint.digest import TensorDigest, digest_tensor
+from dcp_runner.checkpoint.errors import UnsupportedStateError
+from dcp_runner.checkpoint.saving.write_plan import Part, large, split
+from dcp_runner.checkpoint.sharing import Sharing, distinct_axes
+from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, fingerprints, outlines
+from dcp_runner.checkpoint.state.flatten import FlatState, flatten
+from dcp_runner.checkpoint.sync.comm import Comm
+
+
+@dataclass
+class PreparedComponent:
+    """This rank's copy of one component, taken apart, with its plan and digests."""
+
+    bound: BoundComponent
+    flat: FlatState
+    shared: Mapping[str, Sharing]
+    """By path of a tensor, how it is shared: more widely than the component, where it is not cut as others are."""
+    parts: tuple[Part, ...] = ()
+    digests: dict[str, TensorDigest] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, bound: BoundComponent, flat: FlatState) -> PreparedComponent:
+        """Not yet planned."""
+        cut = {path: _cut_along(flat, path, bound) for path in (*flat.tensors, *flat.tied)}
+        sharing = {axes: bound.sharing_of_tensor(axes) for axes in set(cut.values())}
+        return cls(bound, flat, {path: sharing[axes] for path, axes in cut.items()})
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Bytes, by name, of the tensors that the writers of this copy write: its first holder has the tensor first."""
+        copies = {sharing: self.bound.topology.copy_of(sharing, self.bound.rank) for sharing in {*self.shared.values()}}
+        return {
+            name: tensor.numel() * tensor.element_size()
+            for name, tensor in self.flat.tensors.items()
+            if copies[self.shared[name]].holders[0] in self.bound.mine.holders
+        }
+
+    def tensors_of(self, part: Part) -> dict[str, torch.Tensor]:
+        """The tensors of one part."""
+        sizes = self.sizes
+        big = large(sizes)
+        small = [name for name in sizes if name not in big] if part.number == 1 else []
+        return {name: self.flat.tensors[name] for name in (*part.names, *small)}
+
+    def layers(self) -> dict[str, dict[str, LeafFingerprint]]:
+        """What is compared, by the text of its sharing. What is no tensor is shared as tensors that are not cut."""
+        uncut = self.bound.sharing_of_tensor(frozenset())
+        found: dict[str, dict[str, LeafFingerprint]] = {str(uncut): {}}
+        table = fingerprints(self.flat, self.digests) if self.bound.checked else outlines(self.flat)
+        for path, entry in table.items():
+            found.setdefault(str(self.shared.get(path, uncut)), {})[path] = entry
+        return found
+
+
+def prepare_components(bound: Sequence[BoundComponent]) -> list[FlatState]:
+    """Take all states apart. Raises UnsupportedStateError with all that cannot be stored."""
+    flats, refused = [], []
+    for one in bound:
+        try:
+            flats.append(flatten(one.stateful.state_dict()))
+            refused += _spoiled(one, flats[-1])
+        except UnsupportedStateError as error:
+            refused.append(f"component {one.key!r} {error}")
+    if refused:
+        raise UnsupportedStateError("; ".join(refused))
+    return flats
+
+
+def stage(bound: Sequence[BoundComponent], flats: Sequence[FlatState], comm: Comm) -> list[PreparedComponent]:
+    """Plan the parts of all states.
+
+    Every rank plans for all, so they exchange the axes along which a state is cut: a stage of a pipeline may hold no
+    cut tensor where another does. Called by all ranks. Raises CheckpointError.
+    """
+    everyone = comm.exchange("plan", [sorted(_axes(flat, part)) for part, flat in zip(bound, flats, strict=True)])
+    cuts = [frozenset().union(*axes_by_rank) for axes_by_rank in zip(*everyone, strict=True)]
+    staged = [PreparedComponent.of(part.cut(cut), flat) for part, flat, cut in zip(bound, flats, cuts, strict=True)]
+    for turn, new in enumerate(staged):
+        new.parts = split(new.bound.key, new.bound.mine, new.sizes, turn)
+    return staged
+
+
+def _spoiled(bound: BoundComponent, flat: FlatState) -> list[str]:
+    """What would be lost, where tensors are cut along axes by which its sharing keeps one copy."""
+    sharing = bound.cut(_axes(flat, bound)).resolved.sharing
+    kept = distinct_axes(sharing, [*bound.topology.mesh])
+    lost = {path: cut - kept for path in flat.cuts if (cut := _cut_along(flat, path, bound)) - kept}
+    if not lost:
+        return []
+    path, axes = next(iter(lost.items()))
+    return [
+        f"component {bound.key!r}: {path} is a DTensor cut along {', '.join(sorted(axes))}, so it cannot be shared as "
+        f"{sharing}; declare sharing.{bound.key}=per_rank, or per_group with other axes, or leave it to auto"
+    ]
+
+
+def _axes(flat: FlatState, bound: BoundComponent) -> frozenset[str]:
+    """All axes along which this rank's tensors are cut."""
+    return frozenset(axis for path in flat.cuts for axis in _cut_along(flat, path, bound))
+
+
+def _cut_along(flat: FlatState, path: str, one: BoundComponent) -> frozenset[str]:
+    return frozenset(axis for ranks in flat.cuts.get(path, ()) for axis in one.topology.axes_among(ranks))
+
+
+def digest(staged: Sequence[PreparedComponent]) -> None:
+    """One pass over all tensors."""
+    for one in staged:
+        one.digests = {name: digest_tensor(tensor) for name, tensor in one.flat.tensors.items()}

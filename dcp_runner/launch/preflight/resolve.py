@@ -1,0 +1,119 @@
+"""How many ranks, and how they are laid out over the mesh axes. Plain integers, before any process exists."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from dcp_runner.common.device import Device
+from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.launch_env import World
+from dcp_runner.config.convert import load
+from dcp_runner.config.schema import ResourcesConfig, RunConfig
+from dcp_runner.train.parallel.config import ParallelConfig
+
+AXES = ("pp", "dp", "fsdp", "tp")
+"""Mesh axes in their order."""
+DEFAULT_DEGREE = 2
+"""Of the axis that takes what is left, where nothing tells how many ranks there are."""
+
+
+def degrees(parallel: ParallelConfig) -> dict[str, int]:
+    """The degree of each mesh axis, in mesh order."""
+    return {axis: getattr(parallel, axis) for axis in AXES}
+
+
+def world_size(parallel: ParallelConfig) -> int:
+    """Ranks of a run whose degrees are resolved."""
+    return prod(degrees(parallel).values())
+
+
+def resolve_degrees(
+    parallel: ParallelConfig, resources: ResourcesConfig, started: int | None = None, gpus: int = 0
+) -> ParallelConfig:
+    """Replace the one degree that is -1 by what is left of the ranks, and check that the product fits.
+
+    The number of ranks is known from the first of these that tells it: `started` (the ranks that torchrun or srun
+    has started), `resources.nodes` x `resources.tasks_per_node`, `resources.nodes` x `resources.gpus_per_node`,
+    `gpus` of all nodes together. Where nothing tells it, the degree is 2.
+
+    Raises:
+        ConfigError: no degrees fit; every contradiction is named.
+    """
+    asked = degrees(parallel)
+    below = [f"parallel.{axis}: at least 1, or -1 for what is left (found {n})" for axis, n in asked.items()
+             if n < 1 and n != -1]  # fmt: skip
+    left_over = [axis for axis, degree in asked.items() if degree == -1]
+    if len(left_over) > 1:
+        below.append(f"{' and '.join('parallel.' + axis for axis in left_over)}: only one degree may be -1")
+    if below:
+        raise ConfigError(*below)
+    given = prod(degree for degree in asked.values() if degree != -1)
+    text = " x ".join(f"{axis} {degree}" for axis, degree in asked.items() if degree != 1) or "one rank"
+    asked_for = resources.nodes * (resources.gpus_per_node or 0)
+    total, source = _ranks(resources, started, *((asked_for, gpus) if left_over else (0, 0)))
+    if total is None:
+        return _with(parallel, dict.fromkeys(left_over, DEFAULT_DEGREE))
+    if left_over and total >= given and total % given == 0:
+        return _with(parallel, {left_over[0]: total // given})
+    if not left_over and total == given:
+        return parallel
+    remedy = "change the degrees (one may be -1) or the number of ranks"
+    raise ConfigError(f"parallel: {text} does not fit {total} ranks ({source}); {remedy}")
+
+
+def _with(parallel: ParallelConfig, found: dict[str, Any]) -> ParallelConfig:
+    return replace(parallel, **found)
+
+
+def _ranks(resources: ResourcesConfig, started: int | None, asked_for: int, gpus: int) -> tuple[int | None, str]:
+    if started is not None:
+        return started, "those that were started"
+    if resources.tasks_per_node is not None:
+        return resources.nodes * resources.tasks_per_node, "resources.nodes x resources.tasks_per_node"
+    if asked_for:
+        return asked_for, "resources.nodes x resources.gpus_per_node"
+    return (gpus, "one for each GPU") if gpus else (None, "")
+
+
+def resolve_config(cfg: DictConfig, world: World | None) -> RunConfig:
+    """The typed configuration with its degrees resolved; `world` is what torchrun or srun has started.
+
+    Raises:
+        ConfigError: it cannot be typed, or the degrees fit no number of ranks.
+    """
+    config = load(cfg)
+    started = world.size if world is not None else None
+    gpus = _gpus(config) if started is None and -1 in degrees(config.parallel).values() else 0
+    return replace(config, parallel=resolve_degrees(config.parallel, config.resources, started, gpus))
+
+
+def _gpus(config: RunConfig) -> int:
+    if config.trainer.device is Device.cpu:
+        return 0
+    import torch
+
+    return torch.cuda.device_count() * config.resources.nodes
+
+
+def output_dir(config_name: str) -> Path:
+    """Hydra's output folder, or outside of Hydra the one that our own programs would have."""
+    inside = HydraConfig.initialized()
+    return Path(HydraConfig.get().runtime.output_dir if inside else f"outputs/{config_name}").absolute()
+
+
+def remove_empty_dir(folder: Path) -> None:
+    """Take back the folder that Hydra makes before anybody has looked at the configuration, and the ones above it."""
+    here = Path.cwd()
+    with suppress(OSError):  # a folder that holds something stays
+        folder.rmdir()
+        for above in folder.parents:
+            if here not in above.parents:
+                break
+            above.rmdir()

@@ -1,0 +1,149 @@
+"""Where the jobs of a sweep write. No two of them into one folder: one would go on from the checkpoints of the other,
+train nothing or half, and report success.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import filter_overrides
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from dcp_runner.common.run_dir import last_attempt, obstacle
+from dcp_runner.launch.preflight.compose_cache import composer
+
+_REMEDIES = {
+    "hydra.sweep.subdir": "put ${hydra:job.num} into it",
+    "checkpoint.root": "leave it out, or put ${hydra:job.num} into it",
+}
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """The folders of one job."""
+
+    number: int
+    overrides: Sequence[str]
+    run_dir: str
+    """As it is named."""
+    folders: Mapping[str, str]
+    """Absolute, without links, with the key that says where each is; the run folder comes first."""
+
+
+@contextmanager
+def hydra_config_set(cfg: DictConfig) -> Iterator[None]:
+    """What a composed configuration says of Hydra is what the program is told."""
+    before = HydraConfig.instance().cfg
+    HydraConfig.instance().cfg = cast(Any, cfg)
+    try:
+        yield
+    finally:
+        HydraConfig.instance().cfg = before
+
+
+def place_of(cfg: DictConfig, number: int, overrides: Sequence[str]) -> JobFolder:
+    """Of a job with this composed configuration, whose Hydra node is completed as Hydra does it at the job's start.
+
+    Raises:
+        OmegaConfBaseException: an interpolation that cannot be resolved.
+    """
+    with hydra_config_set(cfg), read_write(cfg.hydra), open_dict(cfg.hydra):
+        cfg.hydra.job.id = cfg.hydra.job.num = number
+        run = os.path.abspath(os.path.join(str(cfg.hydra.sweep.dir), str(cfg.hydra.sweep.subdir)))
+        cfg.hydra.runtime.output_dir = run
+        root = OmegaConf.select(cfg, "checkpoint.root")
+        started_in = run if cfg.hydra.job.chdir else os.getcwd()
+    checkpoints = os.path.join(run, "checkpoints") if root is None else os.path.join(started_in, str(root))
+    folders = {os.path.realpath(run): "hydra.sweep.subdir", os.path.realpath(checkpoints): "checkpoint.root"}
+    return JobFolder(number, filter_overrides(list(overrides)), run, folders)
+
+
+def places_in_turn(
+    loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], job: DictConfig
+) -> Iterator[JobFolder]:
+    """Of all jobs of a sweep by Hydra's own sweeper; `job` is one of them.
+
+    Raises:
+        HydraException, OmegaConfBaseException: they are not all known, or one cannot be composed.
+    """
+    given = [f"{key}={value}" for key, value in (job.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *overrides])
+    compose = composer(loader, lambda line: loader.load_configuration(config_name, line, RunMode.RUN))
+    for number, line in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
+        cfg = compose(line)
+        OmegaConf.copy_cache(from_config=job, to_config=cfg)  # time stamps are those of the sweep
+        yield place_of(cfg, number, line)
+        OmegaConf.copy_cache(from_config=cfg, to_config=job)
+
+
+def shared_folders(places: Sequence[JobFolder]) -> Iterator[str]:
+    """What is wrong with jobs that write to the same folders: one text for each folder."""
+    users: dict[str, list[JobFolder]] = {}
+    for place in places:
+        for folder in place.folders:
+            users.setdefault(folder, []).append(place)
+    several = {folder: jobs for folder, jobs in users.items() if len(jobs) > 1}
+    for folder, (one, other, *more) in several.items():
+        if os.path.dirname(folder) in several:  # the checkpoints of a run folder that is shared
+            continue
+        key = other.folders[folder]
+        names = f"{_name(one, other)} and {_name(other, one)}" + (f" and {len(more)} more" if more else "")
+        yield (
+            f"{key}: jobs {names} write to {folder}, where one would go on from the checkpoints of the other; "
+            f"{_REMEDIES[key]}"
+        )
+
+
+def blocked_folders(places: Sequence[JobFolder]) -> Iterator[str]:
+    """Why run folders cannot be made, a text for each reason."""
+    told: set[str] = set()
+    for place in places:
+        why = obstacle(Path(place.run_dir))
+        if why is not None and why not in told:
+            told.add(why)
+            yield f"hydra.sweep.subdir: the run folder of job {place.number} cannot be made: {why}"
+
+
+def changed_jobs(places: Sequence[JobFolder]) -> Iterator[str]:
+    """Jobs whose folder holds a job of an earlier sweep with other values of the swept keys: one would go on from the
+    other and report its results.
+    """
+    values = [_values(place.overrides) for place in places]
+    swept = {key for of_job in values for key in of_job if any(other.get(key) != of_job[key] for other in values)}
+    for place, now in zip(places, values, strict=True):
+        before = _values(_recorded(Path(place.run_dir)) or place.overrides)
+        changed = sorted(key for key in swept if before.get(key) != now.get(key))
+        if changed:
+            was, new = (", ".join(f"{key}={of.get(key, '(default)')}" for key in changed) for of in (before, now))
+            yield (
+                f"hydra.sweep.dir: job {place.number} in {place.run_dir} was {was}, and is {new} now; give this sweep "
+                "a folder of its own"
+            )
+
+
+def _values(overrides: Sequence[str]) -> dict[str, str]:
+    """Value by key of overrides, which are text."""
+    return {key.lstrip("+"): value for key, _, value in (text.partition("=") for text in overrides)}
+
+
+def _recorded(run_dir: Path) -> list[str] | None:
+    """The overrides of the last start in a run folder; None: it has never been started."""
+    last = last_attempt(run_dir)
+    file = None if last is None else last / ".hydra" / "overrides.yaml"
+    return None if file is None or not file.is_file() else [str(text) for text in OmegaConf.load(file)]
+
+
+def _name(job: JobFolder, other: JobFolder) -> str:
+    """A job with what it does differently."""
+    own = [text for text in job.overrides if text not in other.overrides]
+    return f"{job.number} ({' '.join(own)})" if own else str(job.number)

@@ -1,0 +1,1 @@
+"""One run, in every rank: build the objects, begin or resume, train."""

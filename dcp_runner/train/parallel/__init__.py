@@ -1,0 +1,1 @@
+"""The topologies: how each wraps a model and takes a step."""

@@ -1,0 +1,44 @@
+"""Where a rank stands among the others, as torch's parallel wrappers want it told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from dcp_runner.checkpoint.topology import Topology
+
+SAME_RANDOMNESS = ("tp",)
+"""Mesh axes along which activations are replicated, so that dropout must draw the same on all ranks."""
+
+
+@dataclass(frozen=True)
+class RankMesh:
+    """The device of a rank, and the mesh that it belongs to."""
+
+    device: torch.device
+    mesh: DeviceMesh | None = None
+    """All axes with a degree above 1, named and ordered as in the topology; None: there is one rank."""
+
+    def along(self, *axes: str) -> DeviceMesh | None:
+        """The part of the mesh along those of the axes that there are; None where there is none of them."""
+        names = self.mesh.mesh_dim_names or () if self.mesh is not None else ()
+        present = tuple(name for name in names if name in axes)
+        return self.mesh[present] if self.mesh is not None and present else None
+
+
+def rank_mesh(topology: Topology, device: torch.device) -> RankMesh:
+    """This rank's place (all ranks call it). On the meta device the process group may be a fake one."""
+    if topology.world_size == 1:
+        return RankMesh(device)
+    kind = "cpu" if device.type == "meta" else device.type
+    shape, names = tuple(topology.mesh.values()), tuple(topology.mesh)
+    return RankMesh(device, init_device_mesh(kind, shape, mesh_dim_names=names))
+
+
+def random_stream(topology: Topology, rank: int) -> int:
+    """Which random numbers a rank draws: another stream for each rank, but the same one for ranks that differ only
+    along axes of replicated activations.
+    """
+    return topology.index(rank, [axis for axis in topology.mesh if axis not in SAME_RANDOMNESS])[0]
