@@ -10,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from where import SUPPORT
 
-SCRIPT = Path(__file__).parent / "torchrun_script.py"
+SCRIPT = SUPPORT / "torchrun_script.py"
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plain_torchrun.py"
 
 

@@ -11,11 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from where import SUPPORT
 
 from dcp_runner.launch.requeue import RUN_AGAIN
 from hydra_plugins.dcp_launcher._submit import _task
-
-ACTS = Path(__file__).parents[1] / "slurm"
 
 
 def made(run: Path) -> list[int]:
@@ -31,7 +30,7 @@ def test_a_local_job_with_a_short_time_limit_gets_to_its_end(tmp_path: Path) -> 
     slow = ["trainer.max_steps=60", "+callbacks.slow={_target_: acts.Slow, seconds: 0.4}"]
     limit = ["resources.time_min=1", "hydra.launcher.signal_delay_s=42"]
     command = [sys.executable, "-m", "dcp_runner", "hydra/launcher=dcp_local", "hydra.sweep.dir=sweep"]
-    environment = os.environ | {"PYTHONPATH": str(ACTS)}
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT)}
     done = subprocess.run(
         [*command, *job, *slow, *limit], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command, composed, gone, ours
+from where import SUPPORT
 
 from dcp_runner.launch import local
 from dcp_runner.launch.job import Job
@@ -162,7 +163,7 @@ def test_a_sweep_goes_on_after_a_failed_job_and_then_fails(tmp_path: Path) -> No
 @pytest.mark.slow
 def test_spawned_ranks_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a machine with CUDA does."""
-    monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     (tmp_path / "logs").mkdir()
     (tmp_path / "attempts/1/outcomes").mkdir(parents=True)
     job = Job(entry="entries:meet", config={"name": "x"}, config_hash="h", run_dir=str(tmp_path), attempt=1)

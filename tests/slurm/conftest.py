@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from where import SUPPORT
 
 HERE = Path(__file__).parent
 SCRIPT = HERE / "cluster"
@@ -55,7 +56,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     lines = [line.removeprefix("export ") for line in made.control("env").splitlines()]
     told = dict(line.split("=", 1) for line in lines)
     path = f"{made.state}/bin:{BIN}:{os.environ['PATH']}"
-    made.env = os.environ | {"SLURM_CONF": told["SLURM_CONF"], "PATH": path, "PYTHONPATH": str(HERE), "COLUMNS": "200"}
+    made.env = os.environ | {
+        "SLURM_CONF": told["SLURM_CONF"],
+        "PATH": path,
+        "PYTHONPATH": str(SUPPORT),
+        "COLUMNS": "200",
+    }
     made.env["OMP_NUM_THREADS"] = "1"
     yield made
     made.control("down")

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-ACTS = Path(__file__).parents[1] / "slurm"
+from where import SUPPORT
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "dcp_runner", *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ACTS)}
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100)
 
 

@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from where import SUPPORT
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 
 
 def command(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
     tiny = ("debug=tiny", "parallel=ddp", "parallel.dp=2", "checkpoint.every_steps=5", "name=run", "trainer.device=cpu")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT)}
     line = [sys.executable, "-m", "dcp_runner", *tiny, *overrides]
     return subprocess.run(line, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
 
