@@ -24,7 +24,7 @@ from dcp_runner.checkpoint.sharing import (
     resolve,
     widest_sharing,
 )
-from dcp_runner.checkpoint.state.modules import PLAIN, ModelState
+from dcp_runner.checkpoint.state.modules import PLAIN_OBJECT, ModelState
 from dcp_runner.checkpoint.state.optimizers import OptimizerState
 from dcp_runner.checkpoint.stateful import HasSharingTraits
 from dcp_runner.checkpoint.topology import Copy, Topology
@@ -37,14 +37,14 @@ class BoundComponent:
     component: StateComponent
     stateful: Any
     resolved: ResolvedSharing
-    level: Validation
+    validation: Validation
     topology: Topology
     rank: int
     models: tuple[ModelState, ...] = ()
     """All models among the components."""
-    cut_along: frozenset[str] = frozenset()
+    sharded_along: frozenset[str] = frozenset()
     """Mesh axes along which its tensors are cut; a tensor that is not is held more widely than the component."""
-    disjoint: set[frozenset[str]] = field(default_factory=set, compare=False)
+    disjoint_names: set[frozenset[str]] = field(default_factory=set, compare=False)
     """What was found to have no name in common (see saving/shared_names.py)."""
 
     @property
@@ -56,65 +56,65 @@ class BoundComponent:
         return self.topology.copies(self.resolved.sharing)
 
     @cached_property
-    def mine(self) -> Copy:
+    def own_copy(self) -> Copy:
         """The copy that this rank holds."""
         return self.topology.copy_of(self.resolved.sharing, self.rank)
 
-    def cut(self, axes: frozenset[str]) -> BoundComponent:
+    def with_sharded_axes(self, axes: frozenset[str]) -> BoundComponent:
         """The same, where tensors turn out to be cut along these axes: only a state can tell it, of an object that is
         no module. `auto` decides anew.
         """
-        if axes <= self.cut_along:
+        if axes <= self.sharded_along:
             return self
-        cut, resolved = self.cut_along | axes, self.resolved
+        cut, resolved = self.sharded_along | axes, self.resolved
         if self.component.declared == AUTO:
             why = f"tensors are cut along {', '.join(sorted(cut))} (DTensor)"
-            traits = replace(_traits_of(self.stateful), why=why, cut_along=cut)
+            traits = replace(_traits_of(self.stateful), why=why, sharded_along=cut)
             resolved = resolve(AUTO, traits, tuple(self.topology.mesh))
-        return replace(self, resolved=resolved, cut_along=cut)
+        return replace(self, resolved=resolved, sharded_along=cut)
 
     def as_saved(self, sharing: str) -> BoundComponent:
         """The same, shared as it was when it was saved in this topology."""
         saved = parse_sharing(sharing)
         cut = distinct_axes(saved, tuple(self.topology.mesh))
-        return replace(self, resolved=ResolvedSharing(saved, "as saved"), cut_along=cut)
+        return replace(self, resolved=ResolvedSharing(saved, "as saved"), sharded_along=cut)
 
     def sharing_of_tensor(self, cut: frozenset[str]) -> Sharing:
         """How what is cut along these axes is shared: as the component, and more widely along each axis by which
         others of its tensors are cut and this is not.
         """
-        if not self.mine.equal or not self.cut_along:
+        if not self.own_copy.equal or not self.sharded_along:
             return self.resolved.sharing
         axes = tuple(self.topology.mesh)
-        return widest_sharing(distinct_axes(self.resolved.sharing, axes) - self.cut_along | cut, axes)
+        return widest_sharing(distinct_axes(self.resolved.sharing, axes) - self.sharded_along | cut, axes)
 
     def wider_copies(self) -> tuple[Copy, ...]:
         """The copies in which there may be what this rank holds and its own copy does not have written: those at the
         beginning of some of the axes by which not all tensors are cut.
         """
-        place, cut = self.topology.coordinates(self.rank), sorted(self.cut_along)
+        place, cut = self.topology.coordinates(self.rank), sorted(self.sharded_along)
         begun = (set(axes) for count in range(1, len(cut) + 1) for axes in combinations(cut, count))
         ranks = (self.topology.rank_at({axis: n for axis, n in place.items() if axis not in axes}) for axes in begun)
         found = dict.fromkeys(self.topology.copy_of(self.resolved.sharing, rank) for rank in ranks)
-        return tuple(copy for copy in found if copy != self.mine)
+        return tuple(copy for copy in found if copy != self.own_copy)
 
     @property
-    def compared(self) -> bool:
+    def has_equal_holders(self) -> bool:
         """Whether there are other holders that must agree: on everything, or on names and shapes at level `none`."""
         widest = self.topology.copy_of(self.sharing_of_tensor(frozenset()), self.rank)
         return widest.equal and len(widest.holders) > 1
 
     @property
-    def checked(self) -> bool:
+    def compares_values(self) -> bool:
         """Whether the values of holders are compared before a save."""
-        return self.level is not Validation.none and self.compared
+        return self.validation is not Validation.none and self.has_equal_holders
 
     @property
     def declaration(self) -> str:
         """What all ranks must have declared alike, because each plans for all from it."""
-        cut = ", cut along " + "+".join(sorted(self.cut_along)) if self.cut_along else ""
+        cut = ", cut along " + "+".join(sorted(self.sharded_along)) if self.sharded_along else ""
         policy = self.component.on_missing_copy
-        return f"{self.resolved.sharing}{cut}, validation {self.level}, on_missing_copy {policy}"
+        return f"{self.resolved.sharing}{cut}, validation {self.validation}, on_missing_copy {policy}"
 
 
 def bind(
@@ -150,7 +150,7 @@ def bind(
         level = Validation(levels.get(component.key) or component.validation_level or validation)
         if not component.validate_replication:
             level = Validation.none
-        bound.append(BoundComponent(component, stateful, resolved, level, topology, rank, models, traits.cut_along))
+        bound.append(BoundComponent(component, stateful, resolved, level, topology, rank, models, traits.sharded_along))
     if problems:
         raise ValueError("the components cannot be saved so:\n  " + "\n  ".join(problems))
     return bound
@@ -173,4 +173,4 @@ def _adapted_one(stateful: Any, models: Sequence[ModelState], by_module: dict[in
 
 def _traits_of(stateful: Any) -> SharingTraits:
     """What an adapted Stateful shows of how it is shared."""
-    return stateful.sharing_traits() if isinstance(stateful, HasSharingTraits) else PLAIN
+    return stateful.sharing_traits() if isinstance(stateful, HasSharingTraits) else PLAIN_OBJECT

@@ -45,16 +45,16 @@ class Sharing:
 class SharingTraits:
     """What a live object shows of how it is held; the input of `sharing=auto`.
 
-    The state differs along the mesh axes `varies_along`, by what its object says; `cut_along`, because its tensors are
-    parts of whole ones (DTensors), so that what is not cut there is equal; and `named_along`, because each rank has
+    The state differs along the mesh axes `varies_along`, by what its object says; `sharded_along`, because its tensors
+    are shards (DTensors), so that what is not sharded there is equal; and `names_vary_along`, because each rank has
     tensors of other names (pipeline stages). `pattern` is set where the object leaves no choice.
     """
 
     why: str
     varies_along: frozenset[str] = frozenset()
     pattern: SharingPattern | None = None
-    cut_along: frozenset[str] = frozenset()
-    named_along: frozenset[str] = frozenset()
+    sharded_along: frozenset[str] = frozenset()
+    names_vary_along: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def resolve(declared: str, traits: SharingTraits, axes: Sequence[str]) -> Resolv
     every axis along which the object does not vary. Raises ValueError for a declaration that does not parse or
     names an unknown axis, or that contradicts what the object shows.
     """
-    apart = traits.cut_along | traits.named_along
+    apart = traits.sharded_along | traits.names_vary_along
     found = widest_sharing(apart | traits.varies_along, axes)
     if traits.pattern is not None:
         found = Sharing(traits.pattern)

@@ -67,7 +67,7 @@ class StateDiff:
     """In the live object and not in the checkpoint."""
     unexpected: list[str] = field(default_factory=list)
     """In the checkpoint and not in the live object."""
-    wrong: list[str] = field(default_factory=list)
+    mismatched: list[str] = field(default_factory=list)
     """In both, and of another shape, dtype or kind."""
     accepted: list[str] = field(default_factory=list)
     """What the object makes do with; whole sentences for the report."""

@@ -147,7 +147,7 @@ class Topology:
             raise ValueError(
                 f"{world} ranks do not divide into nodes of {counts}; give Topology(..., nodes=[[0, 1], [2]])"
             )
-        return cls(world, fill_degrees(axes, world), consecutive(counts))
+        return cls(world, fill_degrees(axes, world), consecutive_nodes(counts))
 
 
 def fill_degrees(axes: Mapping[str, int], world: int) -> dict[str, int]:
@@ -156,7 +156,7 @@ def fill_degrees(axes: Mapping[str, int], world: int) -> dict[str, int]:
     return {name: max(1, world // known) if degree == -1 else degree for name, degree in axes.items()}
 
 
-def consecutive(counts: Sequence[int]) -> list[list[int]]:
+def consecutive_nodes(counts: Sequence[int]) -> list[list[int]]:
     """Ranks of each node where nodes hold so many consecutive ranks each."""
     starts = [sum(counts[:number]) for number in range(len(counts))]
     return [list(range(start, start + count)) for start, count in zip(starts, counts, strict=True)]

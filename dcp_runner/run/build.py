@@ -20,7 +20,7 @@ from dcp_runner.checkpoint.component import StateComponent, WithTraits
 from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, SharingTraits
 from dcp_runner.checkpoint.state.rng import RngState, seed_all
 from dcp_runner.checkpoint.stateful import StateDiff, Stateful
-from dcp_runner.checkpoint.topology import AXES, Topology, consecutive
+from dcp_runner.checkpoint.topology import AXES, Topology, consecutive_nodes
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.config.schema import Dispatch, RunConfig
 from dcp_runner.data.central import CentralFeed
@@ -59,7 +59,7 @@ def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -
         world *= degree
     local = local_world_size or world
     used = {axis: degree for axis, degree in degrees.items() if degree > 1}
-    return Topology(world, used, consecutive([local] * (world // local)))
+    return Topology(world, used, consecutive_nodes([local] * (world // local)))
 
 
 def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:
@@ -124,7 +124,7 @@ class DatasetPosition(WithTraits):
     stateful: Feed
 
     def differences(self, state: dict[str, Any]) -> StateDiff:
-        return StateDiff(wrong=self.stateful.unlike(state))
+        return StateDiff(mismatched=self.stateful.unlike(state))
 
 
 class StreamRng(RngState):

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from dcp_runner.checkpoint.bind import BoundComponent, bind
 from dcp_runner.checkpoint.saving.write_plan import split
-from dcp_runner.checkpoint.state.dtensor import is_sharded
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
 from dcp_runner.checkpoint.state.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.ranks import rank_text
@@ -42,7 +42,7 @@ def plan_table(bound: Sequence[BoundComponent], sizes_of: Sequence[Sizes], topol
         alone = len(one.copies) == 1
         writers, size = UNKNOWN, UNKNOWN
         if sizes is not None:
-            ranks = sorted({part.writer for part in split(one.key, one.mine, sizes, turn)})
+            ranks = sorted({part.writer for part in split(one.key, one.own_copy, sizes, turn)})
             writers = rank_text(ranks) if alone else f"{len(ranks)} each"
             size = human(sum(sizes.values())) + ("" if alone else " each")
         rows.append(
@@ -50,8 +50,8 @@ def plan_table(bound: Sequence[BoundComponent], sizes_of: Sequence[Sizes], topol
                 one.key,
                 str(one.resolved.sharing),
                 one.resolved.reason,
-                one.mine.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
-                rank_text(one.mine.holders) if alone else f"{len(one.mine.holders)} each",
+                one.own_copy.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
+                rank_text(one.own_copy.holders) if alone else f"{len(one.own_copy.holders)} each",
                 writers,
                 size,
             )
@@ -123,7 +123,7 @@ def state_sizes(stateful: Any) -> Sizes:
 
 def _local(leaf: Any) -> Any:
     """What this rank holds of it."""
-    return leaf.to_local() if is_sharded(leaf) else leaf
+    return leaf.to_local() if is_dtensor(leaf) else leaf
 
 
 def _memory(leaf: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from dcp_runner.checkpoint.state.dtensor import is_sharded
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
 from dcp_runner.common.ranks import rank_text
 
 
@@ -39,5 +39,5 @@ def by_ranks(found: Sequence[Sequence[str]]) -> str:
 
 
 def _finite(tensor: Any) -> bool:
-    local = tensor.to_local() if is_sharded(tensor) else tensor
+    local = tensor.to_local() if is_dtensor(tensor) else tensor
     return local is None or bool(torch.isfinite(local).all())

@@ -19,7 +19,7 @@ from torch import nn
 from dcp_runner.checkpoint.digest import BLOCK, digest_tensor
 from dcp_runner.checkpoint.files.tensor_file import BYTES_ONLY, CODES
 from dcp_runner.checkpoint.saving.verify_holders import differing_leaves
-from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, fingerprints, same, total
+from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, combined_digest, equivalent, fingerprints
 from dcp_runner.checkpoint.state.flatten import flatten
 from dcp_runner.checkpoint.state.modules import ModelState
 from dcp_runner.checkpoint.state.optimizers import OptimizerState
@@ -38,7 +38,7 @@ def differing(one: Any, other: Any) -> list[str]:
     found = differing_leaves(dict(enumerate(tables)))
     assert found == differing_leaves(dict(enumerate(reversed(tables)))) and all(odd == (0, 1) for odd in found.values())
     if found:
-        assert total(tables[0]) != total(tables[1]), (
+        assert combined_digest(tables[0]) != combined_digest(tables[1]), (
             "a difference that the first glance does not see would never be looked at"
         )
     return list(found)
@@ -230,7 +230,7 @@ def test_numbers_are_the_same_only_with_the_same_kind_and_value(one: Any, other:
         (one == other and math.copysign(1, one) == math.copysign(1, other)) or one is other
     )
     if not (one != one or other != other):
-        assert same(table(one)["~"], table(other)["~"]) is alike
+        assert equivalent(table(one)["~"], table(other)["~"]) is alike
 
 
 # -- the optimizer -----------------------------------------------------------------------------------------------------

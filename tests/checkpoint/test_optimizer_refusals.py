@@ -212,7 +212,7 @@ def test_a_checkpoint_that_names_no_classes_loads_as_before() -> None:
     second = torch.optim.AdamW(model[0].parameters(), 0.3)
     live = OptimizerState(second, [ModelState(model, "model", Topology(1))])
     found = live.differences(state)
-    assert not (found.wrong or found.missing or found.unexpected)
+    assert not (found.mismatched or found.missing or found.unexpected)
     live.load_state_dict(state)
     assert bits(second.state_dict()) == bits(optimizer.state_dict())
 

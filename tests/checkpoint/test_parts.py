@@ -75,16 +75,16 @@ def test_any_cut_is_read_from_any_other(case: Any, bucket: int, block: int, dtyp
         for module in (digest, tensor_file):
             patch.setattr(module, "BLOCK", block)
         patch.setattr(tensor_reader, "BUCKET", bucket)
-        patch.setattr(tensor_reader, "is_sharded", lambda live: isinstance(live, Live))
-        patch.setattr(tensor_reader, "local_part", lambda live: (None, live.box))
-        patch.setattr(tensor_reader, "like", lambda local, live: local)
-        parts = [(whole[box.inside(Box.whole(shape))].contiguous(), box) for box in saved]
+        patch.setattr(tensor_reader, "is_dtensor", lambda live: isinstance(live, Live))
+        patch.setattr(tensor_reader, "local_shard", lambda live: (None, live.box))
+        patch.setattr(tensor_reader, "from_local_like", lambda local, live: local)
+        parts = [(whole[box.slices_within(Box.full(shape))].contiguous(), box) for box in saved]
         with written(tmp_path, *parts) as files:
             stored = TensorReader(files)
             for box in wanted:
                 assert stored.problem("t", Live(box)) == ""
                 read = stored.read("t", Live(box))
-                assert read.dtype == dtype and torch.equal(read, whole[box.inside(Box.whole(shape))])
+                assert read.dtype == dtype and torch.equal(read, whole[box.slices_within(Box.full(shape))])
             assert torch.equal(stored.read("t", None), whole)
 
 
@@ -96,7 +96,7 @@ def test_a_part_that_is_nowhere_is_told(tmp_path: Path) -> None:
 
 
 def test_one_part_twice_is_one_part_unless_it_differs(tmp_path: Path) -> None:
-    whole = Box.whole((2,))
+    whole = Box.full((2,))
     for other, conflicts in ((torch.ones(2), []), (torch.zeros(2), ["t"])):
         with written(tmp_path, (torch.ones(2), whole), (other, whole)) as files:
             assert TensorReader(files).conflicts() == conflicts
@@ -106,7 +106,7 @@ def test_a_damaged_block_is_found_only_where_it_is_read(tmp_path: Path, monkeypa
     for module in (digest, tensor_file):
         monkeypatch.setattr(module, "BLOCK", 40)
     values = torch.arange(30, dtype=torch.float32)
-    with written(tmp_path, (values, Box.whole((30,)))) as (whole,):
+    with written(tmp_path, (values, Box.full((30,)))) as (whole,):
         path = tmp_path / whole.name
         header, data = path.read_bytes()[:-120], bytearray(path.read_bytes())
         data[-1] ^= 1

@@ -176,7 +176,7 @@ def test_how_well_a_component_is_checked(
     options: dict[str, Any], validation_for: Any, level: str, checked: bool
 ) -> None:
     bound = bind([StateComponent("x", Box(), **options)], Topology(2), 0, "tensor", validation_for)[0]
-    assert (bound.level, bound.checked) == (Validation(level), checked)
+    assert (bound.validation, bound.compares_values) == (Validation(level), checked)
 
 
 def test_what_live_objects_show_of_how_they_are_held() -> None:

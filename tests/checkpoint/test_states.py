@@ -32,7 +32,7 @@ from torch import nn
 from dcp_runner import CheckpointError, StateComponent
 from dcp_runner.checkpoint.errors import MismatchError
 from dcp_runner.checkpoint.files.tensor_file import BYTES_ONLY, CODES
-from dcp_runner.checkpoint.state.flatten import DEEPEST
+from dcp_runner.checkpoint.state.flatten import MAX_DEPTH
 from dcp_runner.checkpoint.state.rng import RngState, seed_all
 from dcp_runner.checkpoint.state.unflatten import unflatten
 
@@ -705,10 +705,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "an enum as a key": ({Colour.RED: 1}, "Colour.RED"),
     "an enum in a key": ({(1, frozenset({Colour.RED})): 1}, "Colour.RED"),
     "a stream as a key": ({BytesIO(): 1}, "BytesIO"),
-    "deep sets": (deep_set(2 * DEEPEST), "member of a set"),
+    "deep sets": (deep_set(2 * MAX_DEPTH), "member of a set"),
     "an enum of an object": (Enum("Odd", {"A": Opaque()}).A, "Opaque"),  # type: ignore[attr-defined]
     "two NaN keys": ({nan_of(2**64 - 1): 1, nan_of(2**64 - 1): 2}, "NaN"),
-    "deep": (deep(2 * DEEPEST), f"more than {DEEPEST} levels"),
+    "deep": (deep(2 * MAX_DEPTH), f"more than {MAX_DEPTH} levels"),
 }
 
 
@@ -740,4 +740,4 @@ def test_each_of_them_alone_is_refused(name: str, tmp_path: Path) -> None:
 
 
 def test_a_state_as_deep_as_allowed_comes_back(tmp_path: Path) -> None:
-    assert round_trip(tmp_path, deep(DEEPEST)) == deep(DEEPEST)
+    assert round_trip(tmp_path, deep(MAX_DEPTH)) == deep(MAX_DEPTH)

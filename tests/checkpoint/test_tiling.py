@@ -33,7 +33,7 @@ def grids(draw: st.DrawFn) -> Grid:
 def total(boxes: Grid) -> int:
     """As if each were on a rank of its own."""
     ranks = tuple(range(len(boxes)))
-    flats = [FlatState(boxes={"w": box}, cuts={"w": (ranks,)}) for box in boxes]
+    flats = [FlatState(boxes={"w": box}, shard_groups={"w": (ranks,)}) for box in boxes]
     return sum(tiling_sum(flat, rank) for rank, flat in enumerate(flats)) % MODULUS
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dcp_runner import SharingPattern, Topology
 from dcp_runner.checkpoint.sharing import Sharing
-from dcp_runner.checkpoint.topology import AXES, consecutive
+from dcp_runner.checkpoint.topology import AXES, consecutive_nodes
 
 P = SharingPattern
 
@@ -166,7 +166,7 @@ def test_the_environment_tells_the_world(
     topology = Topology.from_env(env, **axes)
     assert (topology.world_size, topology.mesh) == (world, mesh)
     assert list(topology.mesh) == list(mesh)
-    assert [list(node) for node in topology.nodes or ()] == consecutive(counts)
+    assert [list(node) for node in topology.nodes or ()] == consecutive_nodes(counts)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ Change = Callable[[Live, Rank, pytest.MonkeyPatch], Any]
 
 def as_rank_0(live: Live, rank: Rank, patch: pytest.MonkeyPatch) -> None:
     """The mesh says to this rank that it is rank 0, as where it was made in the process that the ranks are forked from."""
-    dtensor._lines.cache_clear()
+    dtensor._ranks_by_mesh_dim.cache_clear()
     patch.setattr(DeviceMesh, "get_coordinate", lambda mesh: [0] * mesh.mesh.ndim)
     patch.setattr(DeviceMesh, "_sym_get_coordinate", lambda mesh, dimension: 0)
 
@@ -107,7 +107,7 @@ def one_case(name: str, root: Path, rank: Rank, mesh: DeviceMesh | None) -> tupl
     with pytest.MonkeyPatch.context() as patch:
         change(live, rank, patch)
         saved = caught(lambda: (coordinator.save(1), coordinator.save(2)))
-    dtensor._lines.cache_clear()
+    dtensor._ranks_by_mesh_dim.cache_clear()
     return saved, caught(lambda: coordinator.load(2))
 
 

@@ -146,7 +146,7 @@ def _cut(model: Net, stage: int, stages: int) -> None:
     if stage != stages - 1:
         model.last = nn.Identity()
     model.names_elsewhere = frozenset(everything - set(model.state_dict()))
-    model.sharing_axes_by_name = ("pp",)
+    model.names_vary_along = ("pp",)
 
 
 def whole(live: Live) -> dict[str, torch.Tensor | float | int]:

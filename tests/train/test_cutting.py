@@ -52,7 +52,7 @@ def test_the_state_of_stages_has_the_names_of_the_model() -> None:
     assert [*state] == [name for name, _ in held.named_parameters()] == [n for n in whole.state_dict() if n in state]
     assert held.names_elsewhere == whole.state_dict().keys() - state.keys()
     assert "head.weight" in state and "embed.weight" in held.names_elsewhere
-    assert held.sharing_axes_by_name == ("pp",)
+    assert held.names_vary_along == ("pp",)
 
 
 def test_stages_take_their_part_of_a_state() -> None:

@@ -175,7 +175,7 @@ def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> StoredTensor:
     dtype = BYTES_ONLY[extra["dtype"]] if "dtype" in extra else DTYPES[entry["dtype"]]
     sizes = tuple(extra.get("shape", entry["shape"]))
     box = extra.get("box")
-    place = Box(tuple(box["shape"]), tuple(box["offsets"]), sizes) if box else Box.whole(sizes)
+    place = Box(tuple(box["shape"]), tuple(box["offsets"]), sizes) if box else Box.full(sizes)
     return StoredTensor(start, stop, dtype, place, tuple(extra["blocks"]))
 
 

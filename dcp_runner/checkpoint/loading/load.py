@@ -156,7 +156,7 @@ def _compare(
         accepted += [f"{one.key}: {line}" for line in found.accepted]
         notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
         notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
-        problems += [f"{one.key}: {line}" for line in (*found.wrong, *unreadable)]
+        problems += [f"{one.key}: {line}" for line in (*found.mismatched, *unreadable)]
     if problems or (strict and notes):
         told = "".join(f"\n    {line}" for line in (*problems, *(notes if strict else ())))
         raise MismatchError(f"{folder.name} does not fit:{told}")

@@ -15,11 +15,11 @@ from dcp_runner.checkpoint.files.integrity import open_copy
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest, ComponentRecord, CopyRecord
 from dcp_runner.checkpoint.loading.copy_choice import choose_copies
 from dcp_runner.checkpoint.loading.tensor_reader import TensorReader
-from dcp_runner.checkpoint.state.dtensor import is_sharded
-from dcp_runner.checkpoint.state.like_model import Place, as_live, as_models
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
+from dcp_runner.checkpoint.state.like_model import FindReference, like_live, like_models
 from dcp_runner.checkpoint.state.merge import merge, select
 from dcp_runner.checkpoint.state.treespec import Json
-from dcp_runner.checkpoint.state.unflatten import sketch, unflatten
+from dcp_runner.checkpoint.state.unflatten import unflatten, unflatten_for_diff
 from dcp_runner.checkpoint.stateful import Reshardable, StateDiff, SupportsDiff, SupportsSelection
 
 
@@ -33,7 +33,7 @@ class PendingLoad:
     skeleton: Json = None
     layout: Any = None
     """What stands where the saved tensors will stand; they are cut alike."""
-    place: Place = as_live
+    place: FindReference = like_live
     state: Any = None
 
     def differences(self) -> StateDiff:
@@ -41,7 +41,9 @@ class PendingLoad:
         stateful, source = self.bound.stateful, self.source
         if source is None or not isinstance(stateful, SupportsDiff):
             return StateDiff()
-        return stateful.differences(sketch(self.skeleton, lambda name, _: source.abstract(name), self.layout))
+        return stateful.differences(
+            unflatten_for_diff(self.skeleton, lambda name, _: source.abstract(name), self.layout)
+        )
 
     def unreadable(self) -> list[str]:
         """What this rank takes, and cannot read."""
@@ -67,7 +69,7 @@ class PendingLoad:
     def cut(self) -> bool:
         """Whether it was saved in parts, or is held in parts here."""
         return self.source is not None and (
-            bool(self.source.cut()) or any(is_sharded(like) for _, like in self._tensors)
+            bool(self.source.cut()) or any(is_dtensor(like) for _, like in self._tensors)
         )
 
     def _read(self, name: str, live: Any) -> torch.Tensor:
@@ -105,12 +107,12 @@ def open_component(one: BoundComponent, folder: Path, manifest: CheckpointManife
         empty = PendingLoad(one, "", layout=one.stateful.target_layout())
         return _recut(empty, one, folder, manifest, stack)
     record = manifest.components[one.key]
-    files = record.copies.get(one.mine.name, _last(record)).files
+    files = record.copies.get(one.own_copy.name, _last(record)).files
     source = TensorReader(open_copy(folder, manifest, files, stack))
     seen = PendingLoad(one, "", source, source.skeletons()[0], one.stateful.state_dict())
     if not all(isinstance(live, torch.Tensor) for _, live in seen._tensors):
         models = [(model, _cut(model.key, folder, manifest)) for model in one.models]
-        seen = replace(seen, place=as_models(models, _cut(one.key, folder, manifest)))
+        seen = replace(seen, place=like_models(models, _cut(one.key, folder, manifest)))
     if not seen.cut:
         return _by_policy(seen, folder, manifest, stack)
     as_saved = one.as_saved(record.sharing) if dict(manifest.axes) == one.topology.mesh else one
@@ -139,7 +141,7 @@ def _recut(
     """
     one, record = empty.bound, manifest.components[empty.bound.key]
     alone = None
-    own = matching_copies(saved, manifest).get(saved.mine.name)
+    own = matching_copies(saved, manifest).get(saved.own_copy.name)
     if own:
         source = TensorReader(open_copy(folder, manifest, own, stack))
         alone = replace(empty, action="loaded", source=source, skeleton=source.skeletons()[0])
@@ -189,7 +191,7 @@ def _by_policy(
         chosen = choose_copies(list(copies), [copy.name for copy in one.copies], one.component.on_missing_copy)
     except ValueError as error:
         raise ValueError(f"{why}{error}") from error
-    source_of_mine = chosen[one.mine.name]
+    source_of_mine = chosen[one.own_copy.name]
     if source_of_mine.copy is None:
         return PendingLoad(one, source_of_mine.action)
     source, files = empty.source, copies[source_of_mine.copy].files

@@ -11,7 +11,7 @@ import torch
 
 from dcp_runner.checkpoint.files.tensor_file import StoredTensor, TensorFile
 from dcp_runner.checkpoint.state.box import Box
-from dcp_runner.checkpoint.state.dtensor import is_sharded, like, local_part
+from dcp_runner.checkpoint.state.dtensor import from_local_like, is_dtensor, local_shard
 from dcp_runner.checkpoint.state.treespec import Json
 
 BUCKET = 32 * 2**20
@@ -94,17 +94,17 @@ class TensorReader:
         if (name, box) not in self._read:
             self._read[name, box] = self._assemble(name, box)
         local = self._read[name, box]
-        return like(local, live) if is_sharded(live) and tuple(live.shape) == box.shape else local
+        return from_local_like(local, live) if is_dtensor(live) and tuple(live.shape) == box.shape else local
 
     def _wanted(self, name: str, live: Any) -> Box:
         shape = self._pieces[name][0].stored.box.shape
-        return local_part(live)[1] if is_sharded(live) and tuple(live.shape) == shape else Box.whole(shape)
+        return local_shard(live)[1] if is_dtensor(live) and tuple(live.shape) == shape else Box.full(shape)
 
     def _parts(self, name: str, box: Box) -> Iterator[tuple[Piece, Box]]:
         """The stored parts that have elements of the box, each place once, with what they have in common."""
         seen: set[Box] = set()
         for piece in self._pieces[name]:
-            common = piece.stored.box.common(box)
+            common = piece.stored.box.intersection(box)
             if common and piece.stored.box not in seen:
                 seen.add(piece.stored.box)
                 yield piece, common
@@ -116,7 +116,12 @@ class TensorReader:
                 piece.file.read(name, 0, _bytes(local))
             else:
                 _copy(
-                    piece, name, common.inside(piece.stored.box), 0, piece.stored.box.sizes, local[common.inside(box)]
+                    piece,
+                    name,
+                    common.slices_within(piece.stored.box),
+                    0,
+                    piece.stored.box.sizes,
+                    local[common.slices_within(box)],
                 )
         return local
 

@@ -18,7 +18,9 @@ def sync_ddp_buffers(bound: Sequence[BoundComponent], comm: Comm) -> None:
     DistributedDataParallel does so with buffers, as BatchNorm's statistics, but only in the next step. Called by all
     ranks. Raises CheckpointError.
     """
-    models = {one.key: one.stateful.settling for one in bound if isinstance(one.stateful, ModelState)}
+    models = {
+        one.key: one.stateful.modules_with_broadcast_buffers for one in bound if isinstance(one.stateful, ModelState)
+    }
     if not any(models.values()):
         return
     tensors = {key: [buffer for module in found for buffer in module.buffers()] for key, found in models.items()}

@@ -53,9 +53,9 @@ def drifted(staged: PreparedComponent, comm: Comm) -> list[str]:
 def _not_compared(staged: PreparedComponent, rank: int) -> Iterator[tuple[str, Ranks]]:
     """Tensors with the ranks along a mesh dimension that hold the same part, and are in different copies."""
     bound, flat = staged.bound, staged.flat
-    if bound.level is Validation.none or bound.resolved.independent:
+    if bound.validation is Validation.none or bound.resolved.independent:
         return
-    for path, lines in flat.repeats.items():
+    for path, lines in flat.replica_groups.items():
         if path in flat.tensors:
             holders = {*bound.topology.copy_of(staged.shared[path], rank).holders}
             yield from ((path, line) for line in lines if rank in line and not holders.issuperset(line))

@@ -12,7 +12,7 @@ from dcp_runner.checkpoint.digest import TensorDigest, digest_tensor
 from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.saving.write_plan import Part, large, split
 from dcp_runner.checkpoint.sharing import Sharing, distinct_axes
-from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, fingerprints, outlines
+from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, fingerprints, layout_fingerprints
 from dcp_runner.checkpoint.state.flatten import FlatState, flatten
 from dcp_runner.checkpoint.sync.comm import Comm
 
@@ -42,7 +42,7 @@ class PreparedComponent:
         return {
             name: tensor.numel() * tensor.element_size()
             for name, tensor in self.flat.tensors.items()
-            if copies[self.shared[name]].holders[0] in self.bound.mine.holders
+            if copies[self.shared[name]].holders[0] in self.bound.own_copy.holders
         }
 
     def tensors_of(self, part: Part) -> dict[str, torch.Tensor]:
@@ -56,7 +56,7 @@ class PreparedComponent:
         """What is compared, by the text of its sharing. What is no tensor is shared as tensors that are not cut."""
         uncut = self.bound.sharing_of_tensor(frozenset())
         found: dict[str, dict[str, LeafFingerprint]] = {str(uncut): {}}
-        table = fingerprints(self.flat, self.digests) if self.bound.checked else outlines(self.flat)
+        table = fingerprints(self.flat, self.digests) if self.bound.compares_values else layout_fingerprints(self.flat)
         for path, entry in table.items():
             found.setdefault(str(self.shared.get(path, uncut)), {})[path] = entry
         return found
@@ -84,17 +84,20 @@ def stage(bound: Sequence[BoundComponent], flats: Sequence[FlatState], comm: Com
     """
     everyone = comm.exchange("plan", [sorted(_axes(flat, part)) for part, flat in zip(bound, flats, strict=True)])
     cuts = [frozenset().union(*axes_by_rank) for axes_by_rank in zip(*everyone, strict=True)]
-    staged = [PreparedComponent.of(part.cut(cut), flat) for part, flat, cut in zip(bound, flats, cuts, strict=True)]
+    staged = [
+        PreparedComponent.of(part.with_sharded_axes(cut), flat)
+        for part, flat, cut in zip(bound, flats, cuts, strict=True)
+    ]
     for turn, new in enumerate(staged):
-        new.parts = split(new.bound.key, new.bound.mine, new.sizes, turn)
+        new.parts = split(new.bound.key, new.bound.own_copy, new.sizes, turn)
     return staged
 
 
 def _spoiled(bound: BoundComponent, flat: FlatState) -> list[str]:
     """What would be lost, where tensors are cut along axes by which its sharing keeps one copy."""
-    sharing = bound.cut(_axes(flat, bound)).resolved.sharing
+    sharing = bound.with_sharded_axes(_axes(flat, bound)).resolved.sharing
     kept = distinct_axes(sharing, [*bound.topology.mesh])
-    lost = {path: cut - kept for path in flat.cuts if (cut := _cut_along(flat, path, bound)) - kept}
+    lost = {path: cut - kept for path in flat.shard_groups if (cut := _cut_along(flat, path, bound)) - kept}
     if not lost:
         return []
     path, axes = next(iter(lost.items()))
@@ -106,11 +109,11 @@ def _spoiled(bound: BoundComponent, flat: FlatState) -> list[str]:
 
 def _axes(flat: FlatState, bound: BoundComponent) -> frozenset[str]:
     """All axes along which this rank's tensors are cut."""
-    return frozenset(axis for path in flat.cuts for axis in _cut_along(flat, path, bound))
+    return frozenset(axis for path in flat.shard_groups for axis in _cut_along(flat, path, bound))
 
 
 def _cut_along(flat: FlatState, path: str, one: BoundComponent) -> frozenset[str]:
-    return frozenset(axis for ranks in flat.cuts.get(path, ()) for axis in one.topology.axes_among(ranks))
+    return frozenset(axis for ranks in flat.shard_groups.get(path, ()) for axis in one.topology.axes_among(ranks))
 
 
 def digest(staged: Sequence[PreparedComponent]) -> None:

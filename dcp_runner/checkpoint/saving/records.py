@@ -67,7 +67,7 @@ def _component(one: BoundComponent, files: Mapping[str, Json]) -> ComponentRecor
     return ComponentRecord(
         sharing=str(one.resolved.sharing),
         reason=one.resolved.reason,
-        validation=one.level.value if one.checked else "none",
+        validation=one.validation.value if one.compares_values else "none",
         bytes=sum(record["bytes"] for record in own.values()),
         copies=copies,
         metadata=dict(one.component.metadata),

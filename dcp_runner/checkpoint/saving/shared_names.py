@@ -23,8 +23,8 @@ Sums = Sequence[str]
 def namesake_sums(staged: PreparedComponent) -> Sums | None:
     """Those of this rank; None where copies need not agree, or there is only one."""
     bound = staged.bound
-    parts = (isinstance(bound.stateful, Reshardable) or bound.cut_along) and not bound.resolved.independent
-    if not parts or len(bound.copies) == 1 or not bound.mine.equal or bound.level is Validation.none:
+    parts = (isinstance(bound.stateful, Reshardable) or bound.sharded_along) and not bound.resolved.independent
+    if not parts or len(bound.copies) == 1 or not bound.own_copy.equal or bound.validation is Validation.none:
         return None
     table = _table(staged)
     return [_sum(table), _sum(f"{path} {digest}" for path, digest in table.items())]
@@ -35,16 +35,16 @@ def conflicts(staged: PreparedComponent, sums: Sequence[Sums | None], comm: Comm
     bound = staged.bound
     by_copy = {copy: tuple(found) for copy in bound.copies if (found := sums[copy.holders[0]])}
     names = frozenset(of_names for of_names, _ in by_copy.values())
-    if len(set(by_copy.values())) == len(names) and (len(names) <= 1 or names in bound.disjoint):
+    if len(set(by_copy.values())) == len(names) and (len(names) <= 1 or names in bound.disjoint_names):
         return []
-    own = _table(staged) if comm.rank == bound.mine.holders[0] else {}
+    own = _table(staged) if comm.rank == bound.own_copy.holders[0] else {}
     tables = comm.exchange("verify", own)
     holders: dict[str, dict[str, list[str]]] = {}
     for copy in by_copy:
         for path, digest in tables[copy.holders[0]].items():
             holders.setdefault(path, {}).setdefault(digest, []).append(copy.name)
     if all(len(copies) == 1 for found in holders.values() for copies in found.values()):
-        bound.disjoint.add(names)
+        bound.disjoint_names.add(names)
     different = {path: found for path, found in holders.items() if len(found) > 1}
     return [_message(bound.key, different)] if different else []
 
@@ -52,7 +52,7 @@ def conflicts(staged: PreparedComponent, sums: Sequence[Sums | None], comm: Comm
 def _table(staged: PreparedComponent) -> dict[str, str]:
     """Path -> digest of the tensors that are not cut."""
     flat = staged.flat
-    return {path: staged.digests[path].whole for path in flat.tensors if not flat.cuts.get(path)}
+    return {path: staged.digests[path].whole for path in flat.tensors if not flat.shard_groups.get(path)}
 
 
 def _sum(texts: Iterable[str]) -> str:

@@ -39,8 +39,8 @@ def tiling_sum(flat: FlatState, rank: int) -> int:
     total = 0
     for path, box in flat.boxes.items():
         total += _hashed(path, box)
-        if all(rank == min(ranks) for ranks in flat.cuts[path]):
-            total -= _hashed(path, Box.whole(box.shape))
+        if all(rank == min(ranks) for ranks in flat.shard_groups[path]):
+            total -= _hashed(path, Box.full(box.shape))
     return total % MODULUS
 
 
@@ -68,11 +68,11 @@ def _problem(parts: Parts) -> str:
     total: Counter[Shape] = Counter()
     for sign, place in (corner for box in full for corner in corners(box)):
         total[place] += sign
-    for sign, place in corners(Box.whole(shape)):
+    for sign, place in corners(Box.full(shape)):
         total[place] -= sign
     if not any(total.values()):
         return ""
-    overlap = next((pair for pair in combinations(full, 2) if pair[0].common(pair[1])), None)
+    overlap = next((pair for pair in combinations(full, 2) if pair[0].intersection(pair[1])), None)
     shown = ", ".join(f"{_slices(box)} on rank {rank_text(parts[box])}" for box in full[:SHOWN])
     if overlap:
         return f"of shape {shape} is held in parts that overlap: {shown}"

@@ -21,7 +21,7 @@ from dcp_runner.checkpoint.saving.tiling import MODULUS, tiling_sum, untiled
 from dcp_runner.checkpoint.saving.value_diff import compare_values
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.state.box import Box
-from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, same, total
+from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, combined_digest, equivalent
 from dcp_runner.checkpoint.sync.comm import Comm, minority
 from dcp_runner.checkpoint.topology import Copy, Topology
 from dcp_runner.common.ranks import rank_text
@@ -39,7 +39,7 @@ def verify(staged: Sequence[PreparedComponent], comm: Comm) -> None:
     layers = {one.bound.key: one.layers() for one in staged}
     mine = {
         one.bound.key: {
-            "layers": {text: total(table) for text, table in layers[one.bound.key].items()},
+            "layers": {text: combined_digest(table) for text, table in layers[one.bound.key].items()},
             "tiling": f"{tiling_sum(one.flat, comm.rank):x}",
             "namesakes": namesake_sums(one),
             "replicas": f"{replica_sum(one, comm.rank):x}",
@@ -52,7 +52,7 @@ def verify(staged: Sequence[PreparedComponent], comm: Comm) -> None:
     for one in staged:
         claims = [claims_of[one.bound.key] for claims_of in everyone]
         told = [claim["layers"] for claim in claims]
-        apart = _layers_apart(one, told) if one.bound.compared else []
+        apart = _layers_apart(one, told) if one.bound.has_equal_holders else []
         for text in apart:
             differing += _examine(one, text, layers[one.bound.key].get(text, {}), comm)
         if not apart:
@@ -97,7 +97,7 @@ def verify_declared(bound: Sequence[BoundComponent], topology: Topology, comm: C
 def _examine_parts(one: PreparedComponent, comm: Comm) -> list[str]:
     """What is wrong with the parts of a component's tensors, the same on every rank. Called by all ranks."""
     flat = one.flat
-    boxes = {path: flat.boxes.get(path) or Box.whole(tuple(tensor.shape)) for path, tensor in flat.tensors.items()}
+    boxes = {path: flat.boxes.get(path) or Box.full(tuple(tensor.shape)) for path, tensor in flat.tensors.items()}
     everyone = comm.exchange("verify", {path: [box.shape, box.offsets, box.sizes] for path, box in boxes.items()})
     held: dict[str, dict[Box, list[int]]] = {}
     for rank, of_rank in enumerate(everyone):
@@ -131,11 +131,11 @@ def _examine(one: PreparedComponent, text: str, table: Mapping[str, LeafFingerpr
     told = comm.exchange("verify", {path: [entry.exact, entry.number, entry.python] for path, entry in table.items()})
     leaves = {rank: {path: LeafFingerprint(*entry) for path, entry in told[rank].items()} for rank in copy.holders}
     differing = differing_leaves(leaves)
-    unchecked = "the names, shapes or places of tensors: " if bound.level is Validation.none else ""
-    if bound.level is Validation.quick:
+    unchecked = "the names, shapes or places of tensors: " if bound.validation is Validation.none else ""
+    if bound.validation is Validation.quick:
         odd = tuple(sorted({rank for ranks in differing.values() for rank in ranks}))
         return [_message(bound, text, copy, odd, "")] if comm.rank in odd else []
-    full = bound.level is Validation.full
+    full = bound.validation is Validation.full
     values = compare_values(copies, copy, one.flat.tensors, differing, comm) if full else {}
     own = {path: odd for path, odd in differing.items() if comm.rank in odd}
     if not own:
@@ -166,7 +166,7 @@ def differing_leaves(leaves: Mapping[int, Mapping[str, LeafFingerprint]]) -> dic
 
 
 def _alike(one: LeafFingerprint | None, other: LeafFingerprint | None) -> bool:
-    return one is other if one is None or other is None else same(one, other)
+    return one is other if one is None or other is None else equivalent(one, other)
 
 
 def _message(bound: BoundComponent, sharing: str, copy: Copy, odd: Sequence[int], where: str) -> str:

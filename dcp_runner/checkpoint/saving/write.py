@@ -20,14 +20,19 @@ def _write(staged: Sequence[PreparedComponent], rank: int, storage: Storage, sta
     records: dict[str, Json] = {}
     for one in staged:
         for part in (part for part in one.parts if part.writer == rank):
-            about = {"component": one.bound.key, "copy": one.bound.mine.name, "part": part.number, "parts": part.count}
+            about = {
+                "component": one.bound.key,
+                "copy": one.bound.own_copy.name,
+                "part": part.number,
+                "parts": part.count,
+            }
             tensors = one.tensors_of(part)
             header, buffers = encode(
-                about | ({"tree": one.flat.skeleton} if part.number == 1 else {}), tensors, one.digests, one.flat.boxes
+                about | ({"tree": one.flat.spec} if part.number == 1 else {}), tensors, one.digests, one.flat.boxes
             )
             size = storage.write(staging / part.path, (buffer for source in ([header], buffers) for buffer in source))
             records[part.path] = {"size": size, "digest": hash_bytes(header), "bytes": size - len(header)}
-            records[part.path] |= {"component": one.bound.key, "copy": one.bound.mine.name, "writer": rank}
+            records[part.path] |= {"component": one.bound.key, "copy": one.bound.own_copy.name, "writer": rank}
     return records
 
 
@@ -41,6 +46,6 @@ def _write_indexes(
             where = {name: Path(part.path).name for part in one.parts for name in one.tensors_of(part)}
             index = {"metadata": {"total_size": sum(one.sizes.values())}, "weight_map": dict(sorted(where.items()))}
             data = json.dumps(index, indent=2, allow_nan=False).encode()
-            path = stem(one.bound.key, one.bound.mine.name) + ".safetensors.index.json"
+            path = stem(one.bound.key, one.bound.own_copy.name) + ".safetensors.index.json"
             written[path] = FileRecord(storage.write(staging / path, [data]), hash_bytes(data))
     return written

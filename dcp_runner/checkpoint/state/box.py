@@ -17,7 +17,7 @@ class Box:
     sizes: Shape
 
     @classmethod
-    def whole(cls, shape: Shape) -> Box:
+    def full(cls, shape: Shape) -> Box:
         """All of a tensor."""
         return cls(shape, (0,) * len(shape), shape)
 
@@ -26,7 +26,7 @@ class Box:
         """How many elements it has; 0 is legal."""
         return prod(self.sizes)
 
-    def common(self, other: Box) -> Box | None:
+    def intersection(self, other: Box) -> Box | None:
         """The elements that both have, or None; both are parts of a tensor of the same shape."""
         starts = tuple(map(max, self.offsets, other.offsets))
         stops = (min(a + n, b + m) for a, n, b, m in zip(
@@ -35,7 +35,7 @@ class Box:
         sizes = tuple(stop - start for start, stop in zip(starts, stops, strict=True))
         return Box(self.shape, starts, sizes) if all(size > 0 for size in sizes) else None
 
-    def inside(self, outer: Box) -> tuple[slice, ...]:
+    def slices_within(self, outer: Box) -> tuple[slice, ...]:
         """Its place in a local tensor that holds `outer`."""
         starts = [mine - theirs for mine, theirs in zip(self.offsets, outer.offsets, strict=True)]
         return tuple(slice(start, start + size) for start, size in zip(starts, self.sizes, strict=True))

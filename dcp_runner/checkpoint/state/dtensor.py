@@ -17,14 +17,14 @@ from dcp_runner.checkpoint.state.box import Box
 Ranks = tuple[int, ...]
 
 
-def is_sharded(value: Any) -> bool:
+def is_dtensor(value: Any) -> bool:
     """Whether it is a DTensor, sharded or replicated."""
     module = sys.modules.get("torch.distributed.tensor")
     kind = getattr(module, "DTensor", None)
     return kind is not None and isinstance(value, kind)
 
 
-def why_not(value: Any) -> str | None:
+def unsupported_reason(value: Any) -> str | None:
     """Why a DTensor cannot be stored, or None."""
     if any(placement.is_partial() for placement in value.placements):
         return "DTensor with a Partial placement, a sum that is not yet made; redistribute it first"
@@ -33,36 +33,36 @@ def why_not(value: Any) -> str | None:
     return None
 
 
-def local_part(value: Any) -> tuple[torch.Tensor, Box]:
+def local_shard(value: Any) -> tuple[torch.Tensor, Box]:
     """The local tensor of a DTensor, and where it lies in the whole."""
     local = value.to_local()
     chunk = value.__create_chunk_list__()[0]
     return local, Box(tuple(value.shape), tuple(chunk.offsets), tuple(chunk.sizes))
 
 
-def cuts(value: Any) -> Iterator[Ranks]:
+def shard_groups(value: Any) -> Iterator[Ranks]:
     """For each mesh dimension along which a DTensor is cut, this rank's ranks along it."""
-    for line, placement in zip(_lines(value.device_mesh), value.placements, strict=True):
+    for line, placement in zip(_ranks_by_mesh_dim(value.device_mesh), value.placements, strict=True):
         if not placement.is_replicate():
             yield line
 
 
-def repeats(value: Any) -> Iterator[Ranks]:
+def replica_groups(value: Any) -> Iterator[Ranks]:
     """For each mesh dimension along which all ranks hold the same part of a DTensor, this rank's ranks along it."""
-    for line, placement in zip(_lines(value.device_mesh), value.placements, strict=True):
+    for line, placement in zip(_ranks_by_mesh_dim(value.device_mesh), value.placements, strict=True):
         if placement.is_replicate() and len(line) > 1:
             yield line
 
 
 @lru_cache
-def _lines(mesh: Any) -> tuple[Ranks, ...]:
+def _ranks_by_mesh_dim(mesh: Any) -> tuple[Ranks, ...]:
     """This rank's ranks along each dimension of a mesh."""
     ranks, place = mesh.mesh, mesh.get_coordinate()
     slices = (tuple(slice(None) if d == line else at for d, at in enumerate(place)) for line in range(ranks.ndim))
     return tuple(tuple(ranks[one].tolist()) for one in slices)
 
 
-def like(local: torch.Tensor, value: Any) -> torch.Tensor:
+def from_local_like(local: torch.Tensor, value: Any) -> torch.Tensor:
     """The DTensor of this local tensor on the mesh and with the placements of another one."""
     made: torch.Tensor = sys.modules["torch.distributed.tensor"].DTensor.from_local(
         local.to(value.to_local().device),
@@ -75,7 +75,7 @@ def like(local: torch.Tensor, value: Any) -> torch.Tensor:
     return made
 
 
-def placed(value: Any) -> str:
+def describe_placements(value: Any) -> str:
     """How a DTensor lies along each dimension of its mesh, as text: `dp=2:-,fsdp=2:0`, where fsdp cuts dimension 0.
 
     Raises ValueError for a placement that is neither Shard nor Replicate.
@@ -84,9 +84,10 @@ def placed(value: Any) -> str:
     return ",".join(f"{line}:{'-' if dimension is None else dimension}" for line, dimension in lines)
 
 
-def placements(shape: Sequence[int], value: Any, text: str) -> Any:
-    """Those of a tensor that belongs to a DTensor: as `placed` said, if it was on such a mesh; else it is cut where the
-    DTensor is cut in a dimension that both have. Raises ValueError where that cannot be seen from the sizes.
+def target_placements(shape: Sequence[int], value: Any, text: str) -> Any:
+    """Placements of a tensor that belongs to a DTensor: as in `text` (see `describe_placements`) if it was on such a
+    mesh; else it is sharded where the DTensor is, in the dimensions that both have. Raises ValueError where the sizes
+    do not tell which dimensions these are.
     """
     lines = [line.rpartition(":") for line in text.split(",")]
     if [line for line, _, _ in lines] == _dimensions(value):
@@ -97,7 +98,7 @@ def placements(shape: Sequence[int], value: Any, text: str) -> Any:
     return [_placement(common.get(dimension)) for dimension in _cut_dimensions(value)]
 
 
-def spread(whole: torch.Tensor, value: Any, where: Any) -> torch.Tensor:
+def distribute(whole: torch.Tensor, value: Any, where: Any) -> torch.Tensor:
     """A tensor that all ranks have, as a DTensor on the mesh of another one."""
     mesh, whole = value.device_mesh, whole.to(value.to_local().device)
     made = sys.modules["torch.distributed.tensor"].DTensor.from_local(

@@ -11,8 +11,8 @@ from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.digest import digest_tensor
 from dcp_runner.checkpoint.errors import MismatchError, UnsupportedStateError
-from dcp_runner.checkpoint.state.dtensor import is_sharded
-from dcp_runner.checkpoint.state.fingerprints import fingerprints, total
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
+from dcp_runner.checkpoint.state.fingerprints import combined_digest, fingerprints
 from dcp_runner.checkpoint.state.flatten import flatten
 from dcp_runner.checkpoint.state.nested_optimizers import all_optimizers, parts
 
@@ -86,7 +86,7 @@ def _consists_of(value: Any, known: Collection[int]) -> bool:
 
 
 def _has_parts(value: Any) -> bool:
-    return any(is_sharded(leaf) for leaf in tree_leaves(value))
+    return any(is_dtensor(leaf) for leaf in tree_leaves(value))
 
 
 def _keys(own: Mapping[str, Any]) -> set[str]:
@@ -100,7 +100,7 @@ def _united(own: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
 
 def _digest(value: Any) -> str:
     flat = flatten(value)
-    return total(fingerprints(flat, {name: digest_tensor(tensor) for name, tensor in flat.tensors.items()}))
+    return combined_digest(fingerprints(flat, {name: digest_tensor(tensor) for name, tensor in flat.tensors.items()}))
 
 
 def _kind(optimizer: Optimizer) -> str:

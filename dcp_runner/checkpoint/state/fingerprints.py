@@ -44,7 +44,7 @@ def fingerprints(flat: FlatState, digests: Mapping[str, TensorDigest]) -> dict[s
     return table
 
 
-def outlines(flat: FlatState) -> dict[str, LeafFingerprint]:
+def layout_fingerprints(flat: FlatState) -> dict[str, LeafFingerprint]:
     """What holders must have alike even where their values are not compared: names, dtypes, shapes and places of
     tensors. What the writer does not have would not be written.
     """
@@ -60,12 +60,12 @@ def _place(flat: FlatState, path: str) -> str:
     return str(box) if box and box.sizes != box.shape else ""
 
 
-def total(table: Mapping[str, LeafFingerprint]) -> str:
+def combined_digest(table: Mapping[str, LeafFingerprint]) -> str:
     """One digest of many entries."""
     return _hash_text("\n".join(f"{path} {table[path].exact}" for path in sorted(table)))
 
 
-def same(one: LeafFingerprint, other: LeafFingerprint) -> bool:
+def equivalent(one: LeafFingerprint, other: LeafFingerprint) -> bool:
     """Equal bits; or a Python number and a 0-d tensor (or two Python numbers) of the same kind and value."""
     if one.exact == other.exact:
         return True

@@ -19,7 +19,7 @@ from dcp_runner.checkpoint.state import arrays, dtensor, scalars
 from dcp_runner.checkpoint.state.box import Box
 from dcp_runner.checkpoint.state.treespec import FACTORIES, ROOT, TAG, Json, fields_of
 
-DEEPEST = 100
+MAX_DEPTH = 100
 """Containers inside each other; deeper states would exhaust Python's stack, here or when they are read."""
 
 
@@ -27,16 +27,16 @@ DEEPEST = 100
 class FlatState:
     """A state taken apart."""
 
-    skeleton: Json = None
+    spec: Json = None
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     """By path, in order of appearance; each memory once."""
     tied: dict[str, str] = field(default_factory=dict)
     """Path of a tensor that is the same memory as an earlier one -> path of that one."""
     boxes: dict[str, Box] = field(default_factory=dict)
     """Where a tensor that is a part of a DTensor lies in the whole; by path."""
-    cuts: dict[str, tuple[dtensor.Ranks, ...]] = field(default_factory=dict)
+    shard_groups: dict[str, tuple[dtensor.Ranks, ...]] = field(default_factory=dict)
     """For each of these, the ranks along each mesh dimension by which it is cut."""
-    repeats: dict[str, tuple[dtensor.Ranks, ...]] = field(default_factory=dict)
+    replica_groups: dict[str, tuple[dtensor.Ranks, ...]] = field(default_factory=dict)
     """The same along each mesh dimension on which all ranks have the same part."""
     values: dict[str, Json] = field(default_factory=dict)
     """By path, everything that is not a tensor: scalars as their JSON, containers as their kind and length."""
@@ -58,7 +58,7 @@ def join_index(path: str, number: int) -> str:
 def flatten(state: Any) -> FlatState:
     """Take a state apart. Raises UnsupportedStateError with all paths and types that cannot be stored."""
     flattener = _Flattener([])
-    flattener.flat.skeleton = flattener.value(state, ROOT)
+    flattener.flat.spec = flattener.value(state, ROOT)
     if flattener.refused:
         raise UnsupportedStateError("cannot be stored: " + "; ".join(flattener.refused))
     return flattener.flat
@@ -75,8 +75,8 @@ class _Flattener:
         """JSON of one value; tensors and scalars are noted by path on the way."""
         if id(value) in self._above:
             return self._refuse(path, "contains itself")
-        if len(self._above) > DEEPEST:
-            return self._refuse(path, f"nested more than {DEEPEST} levels deep")
+        if len(self._above) > MAX_DEPTH:
+            return self._refuse(path, f"nested more than {MAX_DEPTH} levels deep")
         encode = _encoder(value)
         try:
             return encode(self, value, path) if encode else self._scalar(scalars.encode(value), path)
@@ -154,11 +154,14 @@ class _Flattener:
         return encoded
 
     def tensor(self, value: torch.Tensor, path: str) -> Json:
-        if part := dtensor.is_sharded(value):
-            if why := dtensor.why_not(value):
+        if part := dtensor.is_dtensor(value):
+            if why := dtensor.unsupported_reason(value):
                 return self._refuse(path, why)
-            self.flat.cuts[path], self.flat.repeats[path] = tuple(dtensor.cuts(value)), tuple(dtensor.repeats(value))
-            value, self.flat.boxes[path] = dtensor.local_part(value)
+            self.flat.shard_groups[path], self.flat.replica_groups[path] = (
+                tuple(dtensor.shard_groups(value)),
+                tuple(dtensor.replica_groups(value)),
+            )
+            value, self.flat.boxes[path] = dtensor.local_shard(value)
         arrays.check_tensor(value)
         value = value.detach()
         if value.is_conj() or value.is_neg():

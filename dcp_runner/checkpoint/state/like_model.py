@@ -9,26 +9,26 @@ from typing import Any
 
 import torch
 
-from dcp_runner.checkpoint.state.dtensor import is_sharded
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
 from dcp_runner.checkpoint.state.modules import ModelState
 
-Place = Callable[[str, Sequence[int], Any], Any]
+FindReference = Callable[[str, Sequence[int], Any], Any]
 """(path of a saved tensor, its whole shape, live value at its place or None) -> the value that it is to be cut like."""
 
 
-def as_live(path: str, shape: Sequence[int], live: Any) -> Any:
+def like_live(path: str, shape: Sequence[int], live: Any) -> Any:
     """As what stands there now."""
     return live
 
 
-def as_models(models: Sequence[tuple[ModelState, Collection[str]]], cut: Collection[str]) -> Place:
+def like_models(models: Sequence[tuple[ModelState, Collection[str]]], cut: Collection[str]) -> FindReference:
     """As what stands there now; and where no tensor does, as the model's tensor of this shape whose name is the last
     key of the path, or its end (`module.` may precede the name).
 
     `cut` are the paths that were saved in parts, and beside each model stand its names that were. Only what was cut as
     the model was, is cut as it is: whole copies of weights, saved beside weights in parts, stay whole.
     """
-    live_cut = [({n: t for n, t in model.state_dict().items() if is_sharded(t)}, were) for model, were in models]
+    live_cut = [({n: t for n, t in model.state_dict().items() if is_dtensor(t)}, were) for model, were in models]
 
     def place(path: str, shape: Sequence[int], live: Any) -> Any:
         if isinstance(live, torch.Tensor):

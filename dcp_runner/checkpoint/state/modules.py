@@ -10,13 +10,13 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dcp_runner.checkpoint.sharing import SharingPattern, SharingTraits
-from dcp_runner.checkpoint.state.dtensor import cuts, is_sharded
+from dcp_runner.checkpoint.state.dtensor import is_dtensor, shard_groups
 from dcp_runner.checkpoint.state.merge import Keys
 from dcp_runner.checkpoint.stateful import StateDiff
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.suggest import hints
 
-PLAIN = SharingTraits("a plain object: taken as equal on all ranks, and checked")
+PLAIN_OBJECT = SharingTraits("a plain object: taken as equal on all ranks, and checked")
 
 EXTRA = "_extra_state"
 """Last part of the name under which torch puts what `get_extra_state` returns: any value, and the module's business."""
@@ -26,7 +26,7 @@ class ModelState:
     """A module as a component, under the names of the module inside DistributedDataParallel and torch.compile.
 
     A module may have `names_elsewhere`, names that other ranks hold because it is a part of a larger one, and
-    `sharing_axes_by_name`, the mesh axes along which it is one.
+    `names_vary_along`, the mesh axes along which it is one.
     """
 
     def __init__(self, module: nn.Module, key: str, topology: Topology) -> None:
@@ -60,7 +60,7 @@ class ModelState:
         return lambda keys: len(keys) != 1 or keys[0] in live
 
     @property
-    def settling(self) -> list[nn.Module]:
+    def modules_with_broadcast_buffers(self) -> list[nn.Module]:
         """The modules whose buffers DistributedDataParallel will take from the first rank, in the next step."""
         wrappers = (module for module in self.wrapper.modules() if isinstance(module, DistributedDataParallel))
         return [wrapper.module for wrapper in wrappers if wrapper.broadcast_buffers]
@@ -75,16 +75,16 @@ class ModelState:
                 continue
             saved = state.get(name, value)
             if isinstance(value, torch.Tensor) and not isinstance(saved, torch.Tensor):
-                found.wrong.append(f"{name}: {type(saved).__name__} saved, a tensor here")
+                found.mismatched.append(f"{name}: {type(saved).__name__} saved, a tensor here")
             elif isinstance(value, torch.Tensor):
                 if value.is_meta:
-                    found.wrong.append(
+                    found.mismatched.append(
                         f"{name}: on the meta device here, where nothing can be loaded; to_empty() first"
                     )
                 if saved.shape != value.shape:
-                    found.wrong.append(f"{name}: shape {tuple(saved.shape)} saved, {tuple(value.shape)} here")
+                    found.mismatched.append(f"{name}: shape {tuple(saved.shape)} saved, {tuple(value.shape)} here")
                 if saved.dtype != value.dtype:
-                    found.wrong.append(f"{name}: dtype {saved.dtype} saved, {value.dtype} here")
+                    found.mismatched.append(f"{name}: dtype {saved.dtype} saved, {value.dtype} here")
         return found
 
     def sharing_traits(self) -> SharingTraits:
@@ -92,19 +92,19 @@ class ModelState:
         if topology.world_size == 1:
             return SharingTraits("one rank holds it", pattern=SharingPattern.GLOBAL)
         cut = frozenset(axis for ranks in self._cuts() for axis in topology.axes_among(ranks))
-        named = frozenset(getattr(self.module, "sharing_axes_by_name", ())) & set(topology.mesh)
+        named = frozenset(getattr(self.module, "names_vary_along", ())) & set(topology.mesh)
         why = [f"tensors are cut along {', '.join(sorted(cut))} (DTensor)"] if cut else []
         why += [f"each rank has its own layers along {', '.join(sorted(named))}"] if named else []
         if not why and isinstance(self.wrapper, DistributedDataParallel):
             why = ["DistributedDataParallel holds all weights on every rank"]
-        return SharingTraits("; ".join(why), cut_along=cut, named_along=named) if why else PLAIN
+        return SharingTraits("; ".join(why), sharded_along=cut, names_vary_along=named) if why else PLAIN_OBJECT
 
     def _cuts(self) -> Iterator[tuple[int, ...]]:
         tensors = (*self.module.parameters(), *self.module.buffers())
-        return (ranks for tensor in tensors if is_sharded(tensor) for ranks in cuts(tensor))
+        return (ranks for tensor in tensors if is_dtensor(tensor) for ranks in shard_groups(tensor))
 
 
-def by_names(models: Sequence[ModelState], live: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def parameters_by_name(models: Sequence[ModelState], live: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """All parameters of the models, by `<model key>.<name>`, and by the bare name where that means only one of them.
 
     A bare name means a parameter of the models that have some of the live parameters, before one of the other models.

@@ -11,10 +11,10 @@ from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.sharing import SharingTraits
-from dcp_runner.checkpoint.state.dtensor import is_sharded
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
 from dcp_runner.checkpoint.state.extra_optimizer_state import check_own, only_own, put_own
 from dcp_runner.checkpoint.state.merge import Keys
-from dcp_runner.checkpoint.state.modules import PLAIN, ModelState, by_names
+from dcp_runner.checkpoint.state.modules import PLAIN_OBJECT, ModelState, parameters_by_name
 from dcp_runner.checkpoint.state.nested_optimizers import Part, kinds, parts, split
 from dcp_runner.checkpoint.state.param_groups import (
     Named,
@@ -100,7 +100,7 @@ class OptimizerState:
 
     def _unnamed(self, found: Sequence[Part]) -> dict[str, Any]:
         shared = {key: value for part in found for key, value in part.shared().items()}
-        if cut := [key for key, value in shared.items() if any(map(is_sharded, tree_leaves(value)))]:
+        if cut := [key for key, value in shared.items() if any(map(is_dtensor, tree_leaves(value)))]:
             raise self._refusal(f"{cut[0]!r} in its `state` is a DTensor that belongs to no parameter")
         return {"shared": shared, "own": only_own(self.optimizer)}
 
@@ -141,7 +141,7 @@ class OptimizerState:
     def _of_models(self) -> dict[str, torch.Tensor]:
         """All parameters of the models, by the names that they have or would have in the optimizer."""
         named = self._named()
-        return by_names(self.models, [one for _, one, *_ in named]) | {name: one for name, one, *_ in named}
+        return parameters_by_name(self.models, [one for _, one, *_ in named]) | {name: one for name, one, *_ in named}
 
     def _joining(self, options: Options) -> dict[str, torch.Tensor]:
         return joining(options, self._of_models(), self._named(), self._homes())
@@ -160,7 +160,7 @@ class OptimizerState:
 
     def differences(self, state: dict[str, Any]) -> StateDiff:
         if not {"state", "options"} <= set(state):
-            return StateDiff(wrong=["what was saved is no optimizer's state by parameter names"])
+            return StateDiff(mismatched=["what was saved is no optimizer's state by parameter names"])
         options, free = state["options"], self._of_models()
         new = self._joining(options)
         later = [(parameter, options[name]["group"]) for name, parameter in new.items()]
@@ -174,7 +174,7 @@ class OptimizerState:
         ]
         found.unexpected += lost_empty(self.optimizer, self._named(), options, state.get("empty", {}), new)
         wrong = wrong_groups(self.optimizer, self._named(), numbers, options)
-        found.wrong = [*self._wrong_inside(state, numbers), *wrong, *self._unplaced(state)]
+        found.mismatched = [*self._wrong_inside(state, numbers), *wrong, *self._unplaced(state)]
         return found
 
     def _wrong_inside(self, state: Mapping[str, Any], numbers: Mapping[str, int]) -> Iterator[str]:
@@ -208,7 +208,7 @@ class OptimizerState:
 
     def sharing_traits(self) -> SharingTraits:
         models = [model.sharing_traits() for model in self.models]
-        return models[0] if models else PLAIN
+        return models[0] if models else PLAIN_OBJECT
 
     def _refusal(self, why: str) -> UnsupportedStateError:
         return UnsupportedStateError(f"{type(self.optimizer).__name__} cannot be stored: {why}")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
-from dcp_runner.checkpoint.state.dtensor import is_sharded, placed, placements, spread
+from dcp_runner.checkpoint.state.dtensor import describe_placements, distribute, is_dtensor, target_placements
 
 WHOLE = "whole"
 """A plain tensor with dimensions, kept for a parameter that is a DTensor."""
@@ -56,12 +56,12 @@ def _text(leaf: Any, parameter: torch.Tensor, inside: bool) -> str:
     if not isinstance(leaf, torch.Tensor):
         return ""
     alike = leaf.shape == parameter.shape
-    if is_sharded(leaf) and not is_sharded(parameter):
+    if is_dtensor(leaf) and not is_dtensor(parameter):
         raise ValueError("a DTensor, kept for a parameter that is none")
-    if is_sharded(leaf):
-        return "" if alike and not inside else placed(leaf)
+    if is_dtensor(leaf):
+        return "" if alike and not inside else describe_placements(leaf)
     words = []
-    if is_sharded(parameter) and leaf.ndim:
+    if is_dtensor(parameter) and leaf.ndim:
         if alike:
             raise ValueError("a plain tensor, kept for a parameter of the same shape that is a DTensor")
         words = [WHOLE]
@@ -72,17 +72,17 @@ def _text(leaf: Any, parameter: torch.Tensor, inside: bool) -> str:
 
 def _where(leaf: Any, parameter: torch.Tensor, words: Sequence[str]) -> Any:
     """The placements of a leaf that belongs on the parameter's mesh and is not there yet; else None."""
-    plain = not isinstance(leaf, torch.Tensor) or is_sharded(leaf)
-    if plain or not is_sharded(parameter) or WHOLE in words:
+    plain = not isinstance(leaf, torch.Tensor) or is_dtensor(leaf)
+    if plain or not is_dtensor(parameter) or WHOLE in words:
         return None
     text = " ".join(word for word in words if not word.startswith(STRIDES))
-    return placements(leaf.shape, parameter, text) if text or leaf.ndim else None
+    return target_placements(leaf.shape, parameter, text) if text or leaf.ndim else None
 
 
 def _placed(leaf: Any, parameter: torch.Tensor, words: Sequence[str], moved: bool) -> Any:
     if (where := _where(leaf, parameter, words)) is not None:
-        return spread(leaf, parameter, where)
-    if not isinstance(leaf, torch.Tensor) or is_sharded(leaf):
+        return distribute(leaf, parameter, where)
+    if not isinstance(leaf, torch.Tensor) or is_dtensor(leaf):
         return leaf
     for strides in (word.removeprefix(STRIDES) for word in words if word.startswith(STRIDES)):
         leaf = torch.empty_strided(leaf.shape, [*map(int, strides.split(","))], dtype=leaf.dtype).copy_(leaf)

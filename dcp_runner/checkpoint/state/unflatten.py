@@ -37,7 +37,7 @@ def unflatten(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
     return state
 
 
-def sketch(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
+def unflatten_for_diff(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
     """The same for a comparison: None stands for what cannot be made here, as an enum that has no live counterpart."""
     return _Builder(tensors).value(skeleton, ROOT, live)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dcp_runner.checkpoint.state.dtensor import is_sharded
+from dcp_runner.checkpoint.state.dtensor import is_dtensor
 
 
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
@@ -30,7 +30,7 @@ def clip(parameters: Iterable[nn.Parameter], limit: float, norm: Tensor) -> None
 
 
 def _whole(norm: Any) -> Any:
-    return norm.full_tensor() if is_sharded(norm) else norm
+    return norm.full_tensor() if is_dtensor(norm) else norm
 
 
 def _kinds(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -39,6 +39,6 @@ def _kinds(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
     for parameter in parameters:
         if parameter.grad is not None:
             grad: Any = parameter.grad
-            mesh = grad.device_mesh if is_sharded(grad) else None
+            mesh = grad.device_mesh if is_dtensor(grad) else None
             kinds.setdefault(mesh, []).append(parameter)
     return list(kinds.values())

@@ -23,7 +23,7 @@ class StageModule(nn.Module):
         names: of everything in the state of the whole model.
     """
 
-    sharing_axes_by_name = ("pp",)
+    names_vary_along = ("pp",)
     """Mesh axes along which the state differs by its names."""
 
     def __init__(
