@@ -32,7 +32,7 @@ from dcp_runner.launch.job import TRAIN, Job
 from dcp_runner.launch.new_job import new_job
 from dcp_runner.launch.preflight.checks import check, missing_gpus
 from dcp_runner.launch.preflight.report import BAD_INPUT, exit_with_problems
-from dcp_runner.launch.preflight.resolve import output_dir, remove_empty_dir, resolve_config, world_size
+from dcp_runner.launch.preflight.resolve import output_dir, remove_empty_dir, resolve_config
 from dcp_runner.launch.requeue import requeue_if_stopped
 from dcp_runner.sweep.commands import COMMANDS
 from dcp_runner.sweep.commands import main as about_sweep
@@ -143,7 +143,7 @@ def _run_here(config: RunConfig, entry: str, folder: Path, start: Mapping[str, A
     from dcp_runner.launch.rank import run_rank
 
     job = new_job(config, entry, folder, start)
-    size, nodes = world_size(config.parallel), config.resources.nodes
+    size, nodes = config.parallel.world_size, config.resources.nodes
     if nodes > 1:
         log.warning("resources.nodes=%d, but no scheduler has started this: all %d ranks run here", nodes, size)
     if size == 1 and alone:

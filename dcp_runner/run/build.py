@@ -20,7 +20,7 @@ from dcp_runner.checkpoint.component import StateComponent, WithTraits
 from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, SharingTraits
 from dcp_runner.checkpoint.state.rng import RngState, seed_all
 from dcp_runner.checkpoint.stateful import StateDiff, Stateful
-from dcp_runner.checkpoint.topology import AXES, Topology, consecutive_nodes
+from dcp_runner.checkpoint.topology import Topology, consecutive_nodes
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.config.schema import Dispatch, RunConfig
 from dcp_runner.data.central import CentralFeed
@@ -53,12 +53,9 @@ class Parts:
 
 def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -> Topology:
     """The mesh of all axes with a degree above 1; nodes of so many ranks each (default: one node)."""
-    degrees = {axis: getattr(parallel, axis) for axis in AXES}
-    world = 1
-    for degree in degrees.values():
-        world *= degree
+    world = parallel.world_size
     local = local_world_size or world
-    used = {axis: degree for axis, degree in degrees.items() if degree > 1}
+    used = {axis: degree for axis, degree in parallel.degrees.items() if degree > 1}
     return Topology(world, used, consecutive_nodes([local] * (world // local)))
 
 

@@ -15,7 +15,7 @@ from dcp_runner.common.errors import ConfigError
 from dcp_runner.config.convert import config_hash
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.config_checks import check_config
-from dcp_runner.launch.preflight.resolve import resolve_config, world_size
+from dcp_runner.launch.preflight.resolve import resolve_config
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, hydra_config_set, place_of
 from dcp_runner.sweep.record import JobRecord
 
@@ -69,7 +69,7 @@ def describe_job(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: 
         record.config = config_hash(run)
         if scheduler == "slurm" and not found:
             record.nodes = run.resources.nodes
-            record.tasks_per_node = world_size(run.parallel) // run.resources.nodes
+            record.tasks_per_node = run.parallel.world_size // run.resources.nodes
     return PlannedJob(record, cfg, run, [f"job {number}: {problem}" for problem in found], place)
 
 

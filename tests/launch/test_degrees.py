@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dcp_runner.checkpoint.topology import AXES
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.config.schema import ResourcesConfig
-from dcp_runner.launch.preflight.resolve import AXES, degrees, resolve_degrees, world_size
+from dcp_runner.launch.preflight.resolve import resolve_degrees
 from dcp_runner.train.parallel.config import ParallelConfig
 
 TASKS = {"nodes": 2, "tasks_per_node": 4}
@@ -44,7 +45,7 @@ def test_the_table(
     asked: dict[str, int], resources: dict[str, int], started: int | None, gpus: int, expected: dict[str, int]
 ) -> None:
     found = resolve_degrees(ParallelConfig(**_any(asked)), ResourcesConfig(**_any(resources)), started, gpus)
-    assert degrees(found) == dict.fromkeys(AXES, 1) | expected
+    assert found.degrees == dict.fromkeys(AXES, 1) | expected
 
 
 @pytest.mark.parametrize(
@@ -77,8 +78,8 @@ def test_every_contradiction_is_told_at_once() -> None:
 def test_what_is_left_fills_the_world(sizes: list[int], left: str) -> None:
     full = dict(zip(AXES, sizes, strict=True))
     found = resolve_degrees(ParallelConfig(**_any(full | {left: -1})), ResourcesConfig(), prod(sizes))
-    assert degrees(found) == full
-    assert world_size(found) == prod(sizes)
+    assert found.degrees == full
+    assert found.world_size == prod(sizes)
 
 
 def _any(values: dict[str, int]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from dcp_runner.common.suggest import did_you_mean
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.child_process import in_child_process
 from dcp_runner.launch.preflight.config_checks import may_be_option
-from dcp_runner.launch.preflight.resolve import degrees, world_size
 from dcp_runner.launch.preflight.target_checks import locate, node_problems, signature_problems
 from dcp_runner.train.policies import recorded
 
@@ -49,7 +48,7 @@ def check_targets(config: RunConfig) -> list[str]:
     found += signature_problems("parallel.options", strategy, list(config.parallel.options), complete=False)
     if found:
         return found
-    if world_size(config.parallel) > 1:
+    if config.parallel.world_size > 1:
         import torch._dynamo  # noqa: F401 (slow, and imported by what is done in the other process, and in all ranks)
     return in_child_process(_BUILDING, lambda: [*_no_options(config), *_strategy_problems(config, strategy)])
 
@@ -90,7 +89,7 @@ def _strategy_problems(config: RunConfig, kind: Any) -> Iterator[str]:
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         yield f"parallel.options: {error}"
         return
-    unused = [axis for axis, degree in degrees(parallel).items() if degree > 1 and axis not in strategy.axes]
+    unused = [axis for axis, degree in parallel.degrees.items() if degree > 1 and axis not in strategy.axes]
     for axis in unused:
         uses = f"the axes {', '.join(strategy.axes)}" if strategy.axes else "no axis"
         yield (
@@ -100,7 +99,7 @@ def _strategy_problems(config: RunConfig, kind: Any) -> Iterator[str]:
     share = parallel.dp * parallel.fsdp * config.trainer.accumulate
     samples = 0 if config.data.batch_size % share else config.data.batch_size // share
     try:
-        yield from strategy.validate(PlannedRun(degrees(parallel), samples, partial(_outline, config), parallel.plan))
+        yield from strategy.validate(PlannedRun(parallel.degrees, samples, partial(_outline, config), parallel.plan))
     except InstantiationException as error:
         yield f"model: building it fails: {error.__cause__ or error}"
 

@@ -15,7 +15,7 @@ from dcp_runner.common.launch_env import World, from_env
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.build_checks import check_targets
 from dcp_runner.launch.preflight.config_checks import check_config
-from dcp_runner.launch.preflight.resolve import output_dir, resolve_config, world_size
+from dcp_runner.launch.preflight.resolve import output_dir, resolve_config
 
 
 def check(cfg: DictConfig) -> list[str]:
@@ -54,6 +54,6 @@ def missing_gpus(config: RunConfig, world: World | None) -> list[str]:
         return []
     import torch
 
-    ranks = world.local_size if world else world_size(config.parallel) // config.resources.nodes
+    ranks = world.local_size if world else config.parallel.world_size // config.resources.nodes
     found = torch.cuda.device_count()
     return [f"trainer.device=cuda: {ranks} ranks need as many GPUs here (found {found})"] if found < ranks else []

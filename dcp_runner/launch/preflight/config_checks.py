@@ -11,10 +11,10 @@ from pathlib import PurePath
 from typing import Any
 
 from dcp_runner.checkpoint.sharing import parse_sharing
+from dcp_runner.checkpoint.topology import AXES
 from dcp_runner.common.suggest import did_you_mean
 from dcp_runner.config.convert import to_plain
 from dcp_runner.config.schema import RunConfig
-from dcp_runner.launch.preflight.resolve import AXES, world_size
 
 COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
 """Parts of the training state that a checkpoint holds and whose sharing can be declared."""
@@ -126,7 +126,7 @@ def _sharing_text(where: str, text: str) -> Iterator[str]:
 
 
 def _contradictions(config: RunConfig) -> Iterator[str]:
-    parallel, trainer, size = config.parallel, config.trainer, world_size(config.parallel)
+    parallel, trainer, size = config.parallel, config.trainer, config.parallel.world_size
     share = parallel.dp * parallel.fsdp * trainer.accumulate
     if config.data.batch_size >= 1 and share >= 1 and config.data.batch_size % share:
         below, above = config.data.batch_size // share * share, -(-config.data.batch_size // share) * share

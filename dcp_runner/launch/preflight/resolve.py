@@ -18,20 +18,8 @@ from dcp_runner.config.convert import load
 from dcp_runner.config.schema import ResourcesConfig, RunConfig
 from dcp_runner.train.parallel.config import ParallelConfig
 
-AXES = ("pp", "dp", "fsdp", "tp")
-"""Mesh axes in their order."""
 DEFAULT_DEGREE = 2
 """Of the axis that takes what is left, where nothing tells how many ranks there are."""
-
-
-def degrees(parallel: ParallelConfig) -> dict[str, int]:
-    """The degree of each mesh axis, in mesh order."""
-    return {axis: getattr(parallel, axis) for axis in AXES}
-
-
-def world_size(parallel: ParallelConfig) -> int:
-    """Ranks of a run whose degrees are resolved."""
-    return prod(degrees(parallel).values())
 
 
 def resolve_degrees(
@@ -46,7 +34,7 @@ def resolve_degrees(
     Raises:
         ConfigError: no degrees fit; every contradiction is named.
     """
-    asked = degrees(parallel)
+    asked = parallel.degrees
     below = [f"parallel.{axis}: at least 1, or -1 for what is left (found {n})" for axis, n in asked.items()
              if n < 1 and n != -1]  # fmt: skip
     left_over = [axis for axis, degree in asked.items() if degree == -1]
@@ -90,7 +78,7 @@ def resolve_config(cfg: DictConfig, world: World | None) -> RunConfig:
     """
     config = load(cfg)
     started = world.size if world is not None else None
-    gpus = _gpus(config) if started is None and -1 in degrees(config.parallel).values() else 0
+    gpus = _gpus(config) if started is None and -1 in config.parallel.degrees.values() else 0
     return replace(config, parallel=resolve_degrees(config.parallel, config.resources, started, gpus))
 
 

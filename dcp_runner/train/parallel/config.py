@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
+
+from dcp_runner.checkpoint.topology import AXES
 
 
 @dataclass(kw_only=True)
@@ -51,3 +54,13 @@ class ParallelConfig:
     """Keyword arguments of the strategy, checked against its signature."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     """Where the model can be cut, for models that do not tell it themselves."""
+
+    @property
+    def degrees(self) -> dict[str, int]:
+        """The degree of each mesh axis, outermost axis first."""
+        return {axis: getattr(self, axis) for axis in AXES}
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of the mesh; no degree may be -1 any more."""
+        return prod(self.degrees.values())
