@@ -51,6 +51,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         config_hash=job.config_hash,
         config=job.config,
         stop=stop,
+        node_sizes=world.node_sizes if world else (),
         sweep=job.sweep,
         job=job.job,
         again=job.again,

@@ -4,8 +4,10 @@ listed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +53,11 @@ class Parts:
     loss: Loss
 
 
-def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -> Topology:
-    """The mesh of all axes with a degree above 1; nodes of so many ranks each (default: one node)."""
+def topology_of(parallel: ParallelConfig, node_sizes: Sequence[int] = ()) -> Topology:
+    """The mesh of all axes with a degree above 1, on nodes of so many ranks (default: one node)."""
     degrees = {axis: getattr(parallel, axis) for axis in AXES}
-    world = 1
-    for degree in degrees.values():
-        world *= degree
-    local = local_world_size or world
     used = {axis: degree for axis, degree in degrees.items() if degree > 1}
-    return Topology(world, used, consecutive([local] * (world // local)))
+    return Topology(prod(degrees.values()), used, consecutive(node_sizes))
 
 
 def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:

@@ -18,7 +18,7 @@ def agree(digests: list[str | None], stop: StopFlag | None = None) -> list[str |
     store, size = HashStore(), len(digests)
 
     def one(rank: int) -> str | None:
-        world = World(Starter.own, rank, size, rank, size, "", 0)
+        world = World(Starter.internal, rank, size, rank, size, "", 0)
         digest = digests[rank]
         if digest is not None:
             try:
