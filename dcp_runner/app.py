@@ -21,7 +21,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dcp_runner.common import logs
-from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.errors import BAD_INPUT, UserError, show, showing_user_errors
 from dcp_runner.common.launch_env import World, from_env
 from dcp_runner.common.metrics_file import last_metrics
 from dcp_runner.config.convert import config_hash
@@ -31,7 +31,7 @@ from dcp_runner.launch.hydra_main import hydra_main as launch_hydra_main
 from dcp_runner.launch.job import TRAIN, Job
 from dcp_runner.launch.new_job import new_job
 from dcp_runner.launch.preflight.checks import check, missing_gpus
-from dcp_runner.launch.preflight.report import BAD_INPUT, exit_with_problems
+from dcp_runner.launch.preflight.report import exit_with_problems
 from dcp_runner.launch.preflight.resolve import output_dir, remove_empty_dir, resolve_config
 from dcp_runner.launch.requeue import requeue_if_stopped
 from dcp_runner.sweep.commands import COMMANDS
@@ -64,8 +64,8 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
         world = from_env(os.environ)
         logs.setup(world.rank if world else 0)
         code = _start(cfg, entry, run_dir) if world is None else _take_part(cfg, entry, run_dir, world)
-    except ConfigError as error:
-        exit_with_problems(error.problems)
+    except UserError as error:
+        code = show(error)
     if code == 1 and in_sweep():
         raise RunFailed("a job of the sweep has failed")
     if code:
@@ -76,6 +76,7 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
     return None if value is None else float(value)
 
 
+@showing_user_errors()
 def main() -> None:
     """`python -m dcp_runner` and `dcp-runner`; both find modules of the current folder, as a model of one's own.
 

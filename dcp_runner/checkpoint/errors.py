@@ -1,17 +1,17 @@
-"""Errors of the checkpoint core.
+"""Errors of the checkpoint core; all are user errors (see common/errors.py), each with a builtin base besides.
 
-CheckpointError                 what every living rank raises, with the same text, when a phase failed anywhere
-├ what one rank found, and the type that its Failure carries:
-UnsupportedStateError(TypeError)      a state holds something that the format has no place for
-IntegrityError(ValueError)      bytes on disk are not those that were written
-FileAccessError(OSError)        a file cannot be read or written, for a reason that says nothing about its bytes
-NewerFormatError(RuntimeError)  a checkpoint was written by a newer version
-MismatchError(ValueError)       a checkpoint does not fit the live objects
-ReplicaMismatchError(ValueError)       holders of one copy hold different values
-SupersededError(RuntimeError)   a newer claim of the folder stands
-OccupiedError(RuntimeError)     a living process of this host has claimed the folder
-ForeignError(ValueError)        a folder belongs to another run
-TilingError(ValueError)         the parts of a tensor, over all ranks, are not the tensor
+CheckpointError(RuntimeError)       what every living rank raises, with the same text, when a phase failed anywhere
+├ what one rank found, and the type that its RankFailure carries:
+UnsupportedStateError(TypeError)    a state holds something that the format has no place for
+IntegrityError(ValueError)          bytes on disk are not those that were written
+FileAccessError(OSError)            a file cannot be read or written, for a reason that says nothing about its bytes
+NewerFormatError(RuntimeError)      a checkpoint was written by a newer version
+MismatchError(ValueError)           a checkpoint does not fit the live objects
+ReplicaMismatchError(ValueError)    holders of one copy hold different values
+SupersededError(RuntimeError)       a newer attempt has claimed the checkpoint root
+OccupiedError(RuntimeError)         a living process of this host has claimed the checkpoint root
+ForeignError(ValueError)            a folder belongs to another run
+TilingError(ValueError)             the parts of a tensor, over all ranks, are not the tensor
 """
 
 from __future__ import annotations
@@ -19,42 +19,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dcp_runner.common.errors import UserError
 from dcp_runner.common.ranks import rank_text
 
 
-class UnsupportedStateError(TypeError):
+class UnsupportedStateError(UserError, TypeError):
     """A state holds values that the format has no place for; the text lists all of them by path and type."""
 
 
-class IntegrityError(ValueError):
+class IntegrityError(UserError, ValueError):
     """A file of a checkpoint is missing, truncated or altered."""
 
 
-class NewerFormatError(RuntimeError):
+class NewerFormatError(UserError, RuntimeError):
     """A checkpoint is in a format that this version does not know; the text has both formats."""
 
 
-class SupersededError(RuntimeError):
+class SupersededError(UserError, RuntimeError):
     """A newer attempt of the run has taken over the folder of its checkpoints."""
 
 
-class OccupiedError(RuntimeError):
+class OccupiedError(UserError, RuntimeError):
     """A process that is alive on this host has claimed the folder of the checkpoints."""
 
 
-class ForeignError(ValueError):
+class ForeignError(UserError, ValueError):
     """A run folder, or a folder of checkpoints, belongs to another run."""
 
 
-class MismatchError(ValueError):
+class MismatchError(UserError, ValueError):
     """A checkpoint and the live objects do not fit; the text lists everything that differs."""
 
 
-class ReplicaMismatchError(ValueError):
+class ReplicaMismatchError(UserError, ValueError):
     """State that is declared equal on several ranks is not."""
 
 
-class TilingError(ValueError):
+class TilingError(UserError, ValueError):
     """The ranks hold parts of a tensor that overlap, or that leave something out."""
 
 
@@ -71,7 +72,7 @@ class RankFailure:
     consequence: bool = False
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """The common outcome of a failed phase: equal on all living ranks.
 
     `phase` is the phase that failed, `failures` the ranks at fault (a silent rank is one of them), `alive` the

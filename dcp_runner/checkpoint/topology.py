@@ -5,12 +5,12 @@ of them.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
 from dcp_runner.checkpoint.sharing import Sharing, SharingPattern
+from dcp_runner.common import launch_env
 
 AXES = ("pp", "dp", "fsdp", "tp")
 """The usual mesh axes in DeviceMesh order: stages, replicas, shards, tensor-parallel ranks."""
@@ -127,27 +127,20 @@ class Topology:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str] | None = None, **axes: int) -> Topology:
-        """The topology of a process started by torchrun, srun, or nobody (one rank).
+        """The topology of a process that torchrun or srun started; of one rank where neither did (as in a batch
+        script). The environment is read as `dcp-runner` reads it (common/launch_env.py).
 
-        Reads RANK's companions WORLD_SIZE and LOCAL_WORLD_SIZE, else SLURM_NTASKS and SLURM_STEP_TASKS_PER_NODE.
-        `axes` are degrees by name, in mesh order; one may be -1 (what is left). Raises ValueError where they do not
-        multiply to the world size.
+        `axes` are degrees by name, in mesh order; one may be -1 (the remaining ranks). Raises ValueError where they
+        do not multiply to the world size, or where the variables contradict each other.
         """
-        env = os.environ if env is None else env
-        if "WORLD_SIZE" in env:
-            world = int(env["WORLD_SIZE"])
-            local = int(env.get("LOCAL_WORLD_SIZE", world))
-            counts = [local] * (world // local)
-        elif "SLURM_PROCID" in env:
-            world = int(env["SLURM_NTASKS"])
-            counts = _slurm_counts(env.get("SLURM_STEP_TASKS_PER_NODE", str(world)))
-        else:
-            world, counts = 1, [1]
-        if sum(counts) != world:
+        started = launch_env.from_env(os.environ if env is None else env)
+        size, node_sizes = (started.size, started.node_sizes) if started else (1, (1,))
+        if sum(node_sizes) != size:
             raise ValueError(
-                f"{world} ranks do not divide into nodes of {counts}; give Topology(..., nodes=[[0, 1], [2]])"
+                f"{size} ranks do not divide into nodes of {[*node_sizes]} ranks; "
+                "give Topology(..., nodes=[[0, 1], [2]])"
             )
-        return cls(world, fill_degrees(axes, world), consecutive_nodes(counts))
+        return cls(size, fill_degrees(axes, size), consecutive_nodes(node_sizes))
 
 
 def fill_degrees(axes: Mapping[str, int], world: int) -> dict[str, int]:
@@ -160,9 +153,3 @@ def consecutive_nodes(counts: Sequence[int]) -> list[list[int]]:
     """Ranks of each node where nodes hold so many consecutive ranks each."""
     starts = [sum(counts[:number]) for number in range(len(counts))]
     return [list(range(start, start + count)) for start, count in zip(starts, counts, strict=True)]
-
-
-def _slurm_counts(text: str) -> list[int]:
-    """`2(x3),1` -> [2, 2, 2, 1]."""
-    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
-    return [int(count) for count, times in runs for _ in range(int(times or 1))]

@@ -26,9 +26,7 @@ def ranks_of(text: str) -> tuple[int, ...]:
     return tuple(ranks)
 
 
-def tasks_on_node(counts: str, node: int) -> int:
-    """Tasks on node number `node`, from SLURM's compressed list: `2(x3),1` is 2, 2, 2, 1; 0: not told."""
-    expanded: list[int] = []
-    for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", counts):
-        expanded += [int(count)] * int(times or 1)
-    return expanded[node] if node < len(expanded) else 0
+def tasks_per_node(text: str) -> tuple[int, ...]:
+    """Tasks of each node, from SLURM's compressed list: `2(x3),1` is 2, 2, 2, 1."""
+    runs = re.findall(r"(\d+)(?:\(x(\d+)\))?", text)
+    return tuple(int(count) for count, times in runs for _ in range(int(times or 1)))

@@ -28,6 +28,8 @@ class RunContext:
     """The configuration as launched: plain, resolved, ready for JSON."""
     stop: StopFlag = field(default_factory=StopFlag, compare=False)
     """Set by SIGTERM and SIGINT; already installed when the training code starts."""
+    node_sizes: tuple[int, ...] = ()
+    """Ranks of each node, in the order of the ranks; empty: all are on one node."""
     sweep: str = ""
     """`<id of the sweep>/<number of the job>`; empty: no job of a sweep."""
     job: str = ""

@@ -16,10 +16,10 @@ from functools import wraps
 import hydra
 from hydra.types import TaskFunction
 
-from dcp_runner.common.errors import ConfigError
-from dcp_runner.common.launch_env import World, from_env
+from dcp_runner.common.errors import showing_user_errors
+from dcp_runner.common.launch_env import from_env
 from dcp_runner.launch.broadcast import ConfigBroadcast, follow
-from dcp_runner.launch.preflight.report import Check, check_command_line, exit_with_problems
+from dcp_runner.launch.preflight.report import Check, check_command_line
 
 
 def hydra_main(
@@ -40,9 +40,10 @@ def hydra_main(
 
     def decorate(task: TaskFunction) -> Callable[[], None]:
         @wraps(task)
+        @showing_user_errors()
         def main() -> None:
-            world = _world()
             try:
+                world = from_env(os.environ)
                 if world is not None and world.rank > 0:
                     follow(task, world)
                 sys.argv[1:] = meant(sys.argv[1:])
@@ -56,10 +57,3 @@ def hydra_main(
         return main
 
     return decorate
-
-
-def _world() -> World | None:
-    try:
-        return from_env(os.environ)
-    except ConfigError as error:
-        exit_with_problems(error.problems)

@@ -138,7 +138,13 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
     all_started.wait(START_S)
     world = from_env(os.environ)
     assert world is not None  # elastic has set torchrun's variables
-    world = replace(world, starter=Starter.own, local_rank=world.rank % local_size, local_size=local_size)
+    world = replace(
+        world,
+        starter=Starter.internal,
+        local_rank=world.rank % local_size,
+        local_size=local_size,
+        node_sizes=(local_size,) * (world.size // local_size),
+    )
     os.environ.update(LOCAL_RANK=str(world.local_rank), LOCAL_WORLD_SIZE=str(local_size))
     os.environ.update(GROUP_RANK=str(world.rank // local_size))
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dcp_runner.common.errors import UserError
+
 _CONSEQUENCES = (
     "DistBackendError",
     "DistNetworkError",
@@ -42,7 +44,7 @@ class FailureNote:
     traceback: str
     time: float
     expected: bool = False
-    """Whether the message says it all, so that nobody needs the traceback."""
+    """Whether the message says it all, so that the traceback is not shown."""
 
     @property
     def is_consequence(self) -> bool:
@@ -103,7 +105,7 @@ def exit_code(error: BaseException | None) -> int:
     return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
 
 
-def failure_note(error: BaseException, rank: int, *, expected: bool = False) -> FailureNote:
+def failure_note(error: BaseException, rank: int) -> FailureNote:
     """The note of a rank that failed with this error."""
     return FailureNote(
         rank=rank,
@@ -113,7 +115,7 @@ def failure_note(error: BaseException, rank: int, *, expected: bool = False) -> 
         message=str(error),
         traceback="".join(traceback.format_exception(error)),
         time=time.time(),
-        expected=expected,
+        expected=isinstance(error, UserError),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dcp_runner.common import logs
 from dcp_runner.common.device import device_of
-from dcp_runner.common.errors import ConfigError
+from dcp_runner.common.errors import ConfigError, FileAccessError
 from dcp_runner.common.launch_env import World
 from dcp_runner.common.run_context import RunContext
 from dcp_runner.common.run_dir import OUTCOMES, attempt_dir, log_file
@@ -21,7 +21,6 @@ from dcp_runner.config.convert import from_plain
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch import outcomes, rendezvous
 from dcp_runner.launch.job import Job
-from dcp_runner.train.errors import TrainError
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -52,6 +51,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         config_hash=job.config_hash,
         config=job.config,
         stop=stop,
+        node_sizes=world.node_sizes if world else (),
         sweep=job.sweep,
         job=job.job,
         again=job.again,
@@ -93,11 +93,7 @@ class RecordFailure(AbstractContextManager["RecordFailure"]):
         return True
 
     def _record(self, error: BaseException) -> outcomes.FailureNote:
-        from dcp_runner.checkpoint.errors import CheckpointError
-        from dcp_runner.common.errors import FileAccessError
-
-        expected = isinstance(error, (CheckpointError, ConfigError, FileAccessError, TrainError))
-        outcome = outcomes.failure_note(error, self._context.rank, expected=expected)
+        outcome = outcomes.failure_note(error, self._context.rank)
         notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
         with suppress(OSError):  # what cannot be written here either may be the very error that is recorded
             outcomes.write_failure_note(notes, outcome)

@@ -4,6 +4,7 @@ listed.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,12 +52,10 @@ class Parts:
     loss: Loss
 
 
-def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -> Topology:
-    """The mesh of all axes with a degree above 1; nodes of so many ranks each (default: one node)."""
-    world = parallel.world_size
-    local = local_world_size or world
+def topology_of(parallel: ParallelConfig, node_sizes: Sequence[int] = ()) -> Topology:
+    """The mesh of all axes with a degree above 1, on nodes of so many ranks (default: one node)."""
     used = {axis: degree for axis, degree in parallel.degrees.items() if degree > 1}
-    return Topology(world, used, consecutive_nodes([local] * (world // local)))
+    return Topology(parallel.world_size, used, consecutive_nodes(node_sizes))
 
 
 def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:

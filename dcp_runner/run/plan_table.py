@@ -84,7 +84,9 @@ def planned(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]
     """
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    topology = topology_of(config.parallel, config.resources.tasks_per_node)
+    topology = topology_of(config.parallel)
+    if local := config.resources.tasks_per_node:
+        topology = topology_of(config.parallel, [local] * (topology.world_size // local))
     if topology.world_size > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=topology.world_size)
     try:

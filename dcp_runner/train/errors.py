@@ -1,10 +1,12 @@
-"""Errors of the training that people see as they are, without a traceback."""
+"""Errors of the training loop."""
 
 from __future__ import annotations
 
+from dcp_runner.common.errors import UserError
 
-class TrainError(RuntimeError):
-    """What a run cannot go on from, and the remedy; raised alike on all ranks."""
+
+class TrainError(UserError, RuntimeError):
+    """What a run cannot continue from, and the remedy; raised alike on all ranks."""
 
 
 class NonFiniteError(TrainError):

@@ -136,8 +136,14 @@ def test_copies_along_different_axes_are_never_taken_for_each_other() -> None:
         assert not names(by_group, dp=2, **one) & names(by_group, dp=2, **other)
 
 
-TORCHRUN = {"RANK": "5", "WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", "SLURM_PROCID": "0", "SLURM_NTASKS": "1"}
-SRUN = {"SLURM_PROCID": "3", "SLURM_NTASKS": "7", "SLURM_STEP_TASKS_PER_NODE": "2(x3),1"}
+TORCHRUN = {
+    "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "a",
+    "MASTER_PORT": "1", "SLURM_PROCID": "0", "SLURM_NTASKS": "1",
+}  # fmt: skip
+SRUN = {
+    "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "7",
+    "SLURM_STEP_TASKS_PER_NODE": "2(x3),1",
+}  # fmt: skip
 FROM_ENV: list[tuple[dict[str, str], dict[str, int], int, dict[str, int], list[int]]] = [
     ({}, {}, 1, {"dp": 1}, [1]),
     ({}, {"pp": 1, "dp": -1}, 1, {"pp": 1, "dp": 1}, [1]),
@@ -145,7 +151,7 @@ FROM_ENV: list[tuple[dict[str, str], dict[str, int], int, dict[str, int], list[i
     (TORCHRUN, {}, 8, {"dp": 8}, [4, 4]),
     (TORCHRUN, {"pp": 2, "dp": -1}, 8, {"pp": 2, "dp": 4}, [4, 4]),
     (TORCHRUN, {"pp": 2, "dp": 2, "tp": 2}, 8, {"pp": 2, "dp": 2, "tp": 2}, [4, 4]),
-    ({"WORLD_SIZE": "3"}, {}, 3, {"dp": 3}, [3]),
+    ({"WORLD_SIZE": "3"}, {}, 1, {"dp": 1}, [1]),  # of something else: torchrun sets RANK too
     (SRUN, {}, 7, {"dp": 7}, [2, 2, 2, 1]),
     (
         SRUN | {"SLURM_NTASKS": "6", "SLURM_STEP_TASKS_PER_NODE": "3(x2)"},
@@ -155,7 +161,7 @@ FROM_ENV: list[tuple[dict[str, str], dict[str, int], int, dict[str, int], list[i
         [3, 3],
     ),
     (SRUN | {"SLURM_STEP_TASKS_PER_NODE": "1,6"}, {}, 7, {"dp": 7}, [1, 6]),
-    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, {}, 4, {"dp": 4}, [4]),
+    ({"SLURM_PROCID": "0", "SLURM_NTASKS": "4"}, {}, 1, {"dp": 1}, [1]),  # a batch script
 ]
 
 
@@ -178,8 +184,8 @@ def test_the_environment_tells_the_world(
         (TORCHRUN, {"pp": 0, "dp": -1}, "world size is 8"),
         (TORCHRUN, {"pp": -2, "dp": -4}, "world size is 8"),
         (TORCHRUN, {"pp": -1, "dp": -1}, "world size is 8"),
-        (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, {}, r"8 ranks do not divide into nodes of \[3, 3\]"),
-        (SRUN | {"SLURM_NTASKS": "8"}, {}, r"8 ranks do not divide into nodes of \[2, 2, 2, 1\]"),
+        (TORCHRUN | {"LOCAL_WORLD_SIZE": "3"}, {}, r"8 ranks do not divide into nodes of \[3, 3\] ranks"),
+        (SRUN | {"SLURM_NTASKS": "8"}, {}, r"8 ranks do not divide into nodes of \[2, 2, 2, 1\] ranks"),
     ],
 )
 def test_contradictions_in_the_environment_are_refused(env: dict[str, str], axes: dict[str, int], words: str) -> None:

@@ -18,7 +18,7 @@ def agree(digests: list[str | None], stop: StopFlag | None = None) -> list[str |
     store, size = HashStore(), len(digests)
 
     def one(rank: int) -> str | None:
-        world = World(Starter.own, rank, size, rank, size, "", 0)
+        world = World(Starter.internal, rank, size, rank, size, "", 0)
         digest = digests[rank]
         if digest is not None:
             try:
@@ -36,14 +36,14 @@ def test_the_same_configuration() -> None:
 
 
 def test_every_rank_is_told_who_differs() -> None:
-    assert agree(["a", "b", "a", "c"]) == ["  * config: rank 1, 3 has another configuration than rank 0"] * 4
+    assert agree(["a", "b", "a", "c"]) == ["config: rank 1, 3 has another configuration than rank 0"] * 4
 
 
 def test_every_rank_is_told_who_did_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranks, "MEETING_S", 0.2)
-    told = "  * rank 2 did not appear within 0 s"
+    told = "rank 2 did not appear within 0 s"
     assert agree(["a", "a", None]) == [told, told, None]
-    assert agree([None, "a", "a"])[1:] == ["  * rank 0 did not answer when the ranks compared their configurations"] * 2
+    assert agree([None, "a", "a"])[1:] == ["rank 0 did not answer when the ranks compared their configurations"] * 2
 
 
 def test_a_stop_signal_ends_the_wait() -> None:

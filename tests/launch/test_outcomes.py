@@ -109,7 +109,7 @@ def test_notes_survive_the_disk(tmp_path: Path) -> None:
 def test_a_rank_lingers_for_the_notes_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_come: bool, at_most: float, at_least: float
 ) -> None:
-    monkeypatch.setattr(outcomes, "_LINGER_S", 10.0 if all_come else 0.4)
+    monkeypatch.setattr(outcomes, "LINGER_S", 10.0 if all_come else 0.4)
     write_failure_note(tmp_path, note(0, 1.0))
     began = time.monotonic()
     with ThreadPoolExecutor() as threads:

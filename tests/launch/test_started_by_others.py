@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from commands import Command, ours
 from torch._C._distributed_c10d import TCPStore
+from where import SUPPORT
 
 pytestmark = pytest.mark.timeout(120)
 Start = Callable[..., list[Command]]
@@ -160,7 +161,7 @@ def test_torchrun_itself_with_a_plain_hydra_app(tmp_path: Path) -> None:
     """Every rank enters Hydra here, and Hydra makes two folders; rank 0's is used."""
     (tmp_path / "plain.py").write_text(PLAIN_APP)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "plain.py", "parallel=ddp"]
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(__file__), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(SUPPORT), "OMP_NUM_THREADS": "1"}
     ended = subprocess.run(torchrun, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert len(list(tmp_path.rglob("attempts"))) == 1

@@ -8,12 +8,17 @@ import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 
 import torch
 import torch.distributed as dist
 
+import dcp_runner
 from dcp_runner.checkpoint.errors import CheckpointError, RankFailure
+from dcp_runner.common.errors import UserError
 from dcp_runner.common.run_context import RunContext
 from dcp_runner.config.schema import RunConfig
 
@@ -107,3 +112,30 @@ def ready(run: RunContext) -> None:
     beside = Path(run.run_dir) / f"ready-{run.rank}.tmp"
     beside.write_text(str(os.getpid()))
     beside.rename(beside.with_suffix(""))
+
+
+def user_errors() -> list[UserError]:
+    """One of each kind that our modules define."""
+    for module in walk_packages(dcp_runner.__path__, "dcp_runner."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+
+    def below(kind: type[UserError]) -> Iterator[type[UserError]]:
+        yield kind
+        for derived in kind.__subclasses__():
+            yield from below(derived)
+
+    failure = RankFailure(0, "some-host", "OSError", "the text of CheckpointError")
+    kinds = sorted(dict.fromkeys(below(UserError)), key=lambda kind: kind.__name__)
+    return [
+        kind("write", [failure], [0]) if issubclass(kind, CheckpointError) else kind(f"the text of {kind.__name__}")
+        for kind in kinds
+        if kind.__module__.startswith("dcp_runner.")
+    ]
+
+
+def raises_a_user_error(config: RunConfig, run: RunContext) -> None:
+    """Another kind on every rank; the seed says from which on."""
+    if run.world_size > 1:
+        dist.barrier()
+    raise user_errors()[config.seed + run.rank]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
@@ -24,6 +23,7 @@ from hydra.types import RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from dcp_runner.common.errors import ConfigError, exit_with
 from dcp_runner.common.run_dir import unwritable
 from dcp_runner.launch.preflight.overrides import CommandLineReport, examine, flag_problems
 from dcp_runner.launch.preflight.sweep_folders import (
@@ -34,17 +34,13 @@ from dcp_runner.launch.preflight.sweep_folders import (
     shared_folders,
 )
 
-BAD_INPUT = 2
-"""Exit code of a command that was refused."""
 Check = Callable[[DictConfig], Sequence[str]]
 """What is wrong with a composed configuration."""
 
 
 def exit_with_problems(problems: Sequence[str]) -> NoReturn:
     """Print the report and leave; all problems at once, nothing has been started."""
-    count = f"{len(problems)} problems" if len(problems) > 1 else "1 problem"
-    print(f"{count}, nothing was started:", *(f"  * {text}" for text in problems), sep="\n", file=sys.stderr)
-    raise SystemExit(BAD_INPUT)
+    exit_with(ConfigError(*problems))
 
 
 def check_command_line(task: TaskFunction, config_path: str | None, config_name: str, check: Check | None) -> None:
