@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command, ours
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 pytestmark = pytest.mark.timeout(120)
 Start = Callable[..., list[Command]]
