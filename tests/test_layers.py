@@ -38,7 +38,7 @@ PURE = tuple(
     f"dcp_runner.checkpoint.{name}"
     for name in (
         "sharing", "topology", "component", "stateful", "config", "errors", "retention",
-        "files.manifest", "saving.write_plan", "loading.copy_choice",
+        "files.manifest", "sync.claims", "saving.write_plan", "loading.copy_choice",
         "state.box", "state.treespec", "state.merge",
     )
 )  # fmt: skip

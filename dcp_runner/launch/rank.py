@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from dcp_runner.checkpoint.sync.claims import disagreements
 from dcp_runner.common import logs
 from dcp_runner.common.device import device_of
 from dcp_runner.common.errors import ConfigError, FileAccessError
@@ -23,7 +24,7 @@ from dcp_runner.launch import outcomes, rendezvous
 from dcp_runner.launch.job import Job
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+    from torch.distributed import Store
 
 log = logging.getLogger(__name__)
 MEETING_S = 600.0
@@ -64,7 +65,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
             logs.divert_stdout(own_log)
         log.info("%s", world or "one rank, in this process")
         if world is not None and size > 1:
-            from torch._C._distributed_c10d import PrefixStore
+            from torch.distributed import PrefixStore
 
             meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", rendezvous.join(world))
             agree_on_config(meeting, world, job.config_hash, stop)
@@ -117,10 +118,12 @@ def load_entry_point(path: str) -> Any:
 
 
 def agree_on_config(meeting: Store, world: World, digest: str, stop: StopFlag) -> None:
-    """Compare the digest of the configuration on all ranks; rank 0 tells the verdict. No rank is waited for for ever.
+    """Compare the hash of the configuration on all ranks; rank 0 publishes the verdict. Every wait has a limit.
+
+    Not by `Comm.require_equal`, because there is no group yet, and because a stop signal must end the wait.
 
     Raises:
-        ConfigError: the same on every rank, naming those that differ from rank 0 or have not appeared.
+        ConfigError: the same on every rank, naming those that differ from the majority or have not appeared.
         SystemExit: a signal asked to stop.
     """
     keys = [f"config/{rank}" for rank in range(world.size)]
@@ -128,8 +131,8 @@ def agree_on_config(meeting: Store, world: World, digest: str, stop: StopFlag) -
     meeting.set(keys[world.rank], digest)
     if world.rank == 0:
         if rendezvous.wait(meeting, keys, MEETING_S, stop):
-            odd = [rank for rank, found in enumerate(meeting.multi_get(keys)) if found.decode() != digest]
-            text = f"config: rank {_list(odd)} has another configuration than rank 0" if odd else ""
+            claims = [{"the configuration (its hash)": digest.decode()} for digest in meeting.multi_get(keys)]
+            text = "; ".join(map(str, disagreements(claims)))
         else:
             absent = [rank for rank, key in enumerate(keys) if not meeting.check([key])]
             text = f"rank {_list(absent)} did not appear within {MEETING_S:.0f} s"

@@ -21,7 +21,7 @@ from dcp_runner.common.launch_env import World
 from dcp_runner.common.signals import NOTICES, StopFlag
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store, TCPStore
+    from torch.distributed import Store, TCPStore
 
 _CONNECT = timedelta(minutes=5)
 _GREETING = timedelta(seconds=10)
@@ -44,7 +44,7 @@ def join(world: World) -> TCPStore:
 
 
 def _connected(world: World, port: int, limit: timedelta) -> TCPStore:
-    from torch._C._distributed_c10d import TCPStore
+    from torch.distributed import TCPStore
 
     store = TCPStore(
         world.addr,

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch._dynamo  # what building on the meta device imports, and every run; once here, not in every fork
 import torch.distributed as dist
 from torch.optim import Optimizer
 
@@ -22,10 +21,13 @@ from dcp_runner.checkpoint.state.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.ranks import rank_text
 from dcp_runner.common.tables import as_text, table
+from dcp_runner.common.torch_private import fake_store, import_dynamo, memory_id, tree_leaves
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.run.build import build, callbacks_of, components_of, topology_of
 from dcp_runner.run.disk_forecast import human
 from dcp_runner.train.progress import Progress
+
+import_dynamo()  # what building on the meta device imports, and every run; once here, not in every fork
 
 UNKNOWN = "unknown"
 
@@ -82,13 +84,11 @@ def planned(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]
     They are real objects on the meta device, in torch's fake process group, which is there as long as the context is.
     They leave caches and seeds behind: ranks must not be forked from the process that has made them.
     """
-    from torch.testing._internal.distributed.fake_pg import FakeStore
-
     topology = topology_of(config.parallel)
     if local := config.resources.tasks_per_node:
         topology = topology_of(config.parallel, [local] * (topology.world_size // local))
     if topology.world_size > 1:
-        dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=topology.world_size)
+        dist.init_process_group("fake", store=fake_store(), rank=0, world_size=topology.world_size)
     try:
         parts = build(config, topology, torch.device("meta"))
         components = components_of(config, parts, _FeedStandIn(), Progress(), callbacks_of(config))
@@ -118,7 +118,7 @@ def state_sizes(stateful: Any) -> Sizes:
             return None
     else:
         state = stateful.state_dict()
-    leaves = [_local(leaf) for leaf in torch.utils._pytree.tree_leaves(state)]
+    leaves = [_local(leaf) for leaf in tree_leaves(state)]
     once = {_memory(leaf): leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes")}
     return {str(number): size for number, size in enumerate(once.values())}
 
@@ -132,7 +132,7 @@ def _memory(leaf: Any) -> Any:
     """Equal for tied tensors, also on the meta device."""
     if not isinstance(leaf, torch.Tensor):
         return id(leaf)
-    return leaf.untyped_storage()._cdata, leaf.storage_offset(), leaf.shape, leaf.stride()
+    return memory_id(leaf), leaf.storage_offset(), leaf.shape, leaf.stride()
 
 
 def _state_after_a_step(optimizer: Optimizer) -> dict[str, Any] | None:

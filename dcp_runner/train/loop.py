@@ -21,6 +21,7 @@ from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.retention import steps_to_delete
 from dcp_runner.checkpoint.state.rng import RngState
 from dcp_runner.common.signals import StopFlag
+from dcp_runner.common.torch_private import tree_map_only
 from dcp_runner.data.feed import Feed
 from dcp_runner.train.callbacks import Callbacks
 from dcp_runner.train.config import NonFinite, TrainerConfig
@@ -206,4 +207,4 @@ def rng_put_back() -> Iterator[None]:
 
 def to_device(batch: Any, device: torch.device) -> Any:
     """The batch with all tensors on the device."""
-    return torch.utils._pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)
+    return tree_map_only(torch.Tensor, lambda tensor: tensor.to(device, non_blocking=True), batch)

@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from dcp_runner.common.torch_private import set_last_rates
 from dcp_runner.train.config import Decay, ScheduleConfig
 
 Options = Mapping[str, Any]
@@ -80,7 +81,7 @@ def set_rate(scheduler: LambdaLR) -> None:
             group["lr"].fill_(rate)
         else:
             group["lr"] = rate
-    scheduler._last_lr = [group["lr"] for group in groups]
+    set_last_rates(scheduler, (group["lr"] for group in groups))
 
 
 def rate_change(old: Mapping[str, Any], new: Mapping[str, Any], step: int, override: Collection[str] = ()) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any
 
@@ -23,7 +23,6 @@ from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, combined_d
 from dcp_runner.checkpoint.state.flatten import flatten
 from dcp_runner.checkpoint.state.modules import ModelState
 from dcp_runner.checkpoint.state.optimizers import OptimizerState
-from dcp_runner.checkpoint.sync.comm import minority
 from dcp_runner.checkpoint.topology import Topology
 
 
@@ -295,33 +294,6 @@ def test_equal_optimizers_are_equal_also_with_a_python_step() -> None:
 
 
 # -- who is to blame ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("labels", "odd"),
-    [
-        ("aab", [2]),
-        ("baa", [0]),
-        ("aaab", [3]),
-        ("abab", [0, 1, 2, 3]),
-        ("ab", [0, 1]),
-        ("abc", [0, 1, 2]),
-        ("aabc", [2, 3]),
-        ("aabbc", [0, 1, 2, 3, 4]),
-        ("a", []),
-        ("aaa", []),
-    ],
-)
-def test_the_odd_ones_are_not_with_the_majority_and_on_a_tie_all(labels: str, odd: Sequence[int]) -> None:
-    assert list(minority(list(enumerate(labels)))) == odd
-
-
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=8), st.randoms())
-def test_blame_does_not_depend_on_the_order_of_the_ranks(labels: list[str], draw: random.Random) -> None:
-    told = list(enumerate(labels))
-    expected = set(minority(told))
-    draw.shuffle(told)
-    assert set(minority(told)) == expected
 
 
 def test_each_path_has_its_own_odd_ones() -> None:

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from solo import Box, alone, bits, header_of, stored_names, strict_json
 from torch import nn
-from torch._C._distributed_c10d import HashStore
+from torch.distributed import HashStore
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology
 from dcp_runner.checkpoint.files.tensor_file import CODES

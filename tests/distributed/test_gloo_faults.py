@@ -21,7 +21,7 @@ import torch.distributed as dist
 from gloo_faults import LOAD, OPEN, REHEARSE, SAVE, FaultyComm, Point, effect
 from gloo_ranks import DEAD, LOOPBACK, Body, Ended, Rank, Ranks, caught, run, visible
 from gloo_states import MEGABYTE, Box, bits, state_of
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.coordinator import CheckpointCoordinator

@@ -615,6 +615,7 @@ def test_ranks_that_would_split_a_copy_differently_never_write_it(more: dict[str
 def test_ranks_must_declare_the_same(name: str, culprits: tuple[int, ...], more: dict[str, Any]) -> None:
     ended, _ = more[name]
     assert (ended.phase, ended.types, ended.culprits) == ("open", {"ValueError"}, culprits)
+    assert f" differs on rank {culprits[0]} (rank " in ended.text
 
 
 def test_ranks_must_save_the_same_step(more: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from torch._C._distributed_c10d import HashStore
+from torch.distributed import HashStore
 
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.launch_env import Starter, World
@@ -36,7 +36,10 @@ def test_the_same_configuration() -> None:
 
 
 def test_every_rank_is_told_who_differs() -> None:
-    assert agree(["a", "b", "a", "c"]) == ["config: rank 1, 3 has another configuration than rank 0"] * 4
+    assert (
+        agree(["a", "b", "a", "c"])
+        == ["  * the configuration (its hash) differs on rank 1,3 (rank 0,2: a; rank 1: b; rank 3: c)"] * 4
+    )
 
 
 def test_every_rank_is_told_who_did_not_come(monkeypatch: pytest.MonkeyPatch) -> None:

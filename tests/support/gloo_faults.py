@@ -38,7 +38,7 @@ class FaultyComm(Comm):
         """Count from here on, and call `fault` at that point (`before` or `after` the work)."""
         self.calls, self.fault = [], (point, when, fault)
 
-    def _agree(self, phase: str, work: Callable[[], Any], payload: bool = False) -> Any:
+    def _run(self, phase: str, work: Callable[[], Any], payload: bool = False) -> Any:
         self.calls.append(phase)
         here = (phase, self.calls.count(phase))
 
@@ -48,7 +48,7 @@ class FaultyComm(Comm):
             self._happen(here, "after")
             return value
 
-        return super()._agree(phase, work_and_fault, payload)
+        return super()._run(phase, work_and_fault, payload)
 
     def _happen(self, point: Point, when: str) -> None:
         if self.fault and self.fault[:2] == (point, when):

@@ -28,7 +28,7 @@ from typing import Any
 
 import torch._dynamo  # noqa: F401 (what optimizers import; once here, not in every fork)
 import torch.distributed as dist
-from torch._C._distributed_c10d import PrefixStore, TCPStore
+from torch.distributed import PrefixStore, TCPStore
 
 from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.sync.comm import Comm

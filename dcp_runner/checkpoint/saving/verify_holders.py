@@ -22,7 +22,8 @@ from dcp_runner.checkpoint.saving.value_diff import compare_values
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.state.box import Box
 from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, combined_digest, equivalent
-from dcp_runner.checkpoint.sync.comm import Comm, minority
+from dcp_runner.checkpoint.sync.claims import minority
+from dcp_runner.checkpoint.sync.comm import Comm
 from dcp_runner.checkpoint.topology import Copy, Topology
 from dcp_runner.common.ranks import rank_text
 
@@ -76,22 +77,9 @@ def verify_declared(bound: Sequence[BoundComponent], topology: Topology, comm: C
 
     Every rank plans for all of them from it, so a difference would lose data or wait for ever.
     """
-    mine = {"the topology": f"{topology.mesh}, nodes {topology.nodes}"}
-    mine |= {f"component {one.key!r}": f"number {number}, {one.declaration}" for number, one in enumerate(bound, 1)}
-    everyone = comm.exchange("open", mine)
-    found = []
-    for subject in sorted({subject for told in everyone for subject in told}):
-        labels = [told.get(subject, "absent") for told in everyone]
-        odd = minority(list(enumerate(labels)))
-        if comm.rank in odd and len(set(labels)) > 1:
-            other = next(label for label in labels if label != labels[comm.rank])
-            found.append(f"{subject} is not declared alike on all ranks: {labels[comm.rank]} here, {other} elsewhere")
-
-    def raise_own() -> None:
-        if found:
-            raise ValueError("; ".join(found))
-
-    comm.agree("open", raise_own)
+    claims = {"the topology": f"{topology.mesh}, nodes {topology.nodes}"}
+    claims |= {f"component {part.key!r}": f"number {n}, {part.declaration}" for n, part in enumerate(bound, 1)}
+    comm.require_equal("open", claims)
 
 
 def _examine_parts(one: PreparedComponent, comm: Comm) -> list[str]:

@@ -11,6 +11,7 @@ import torch
 
 from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.state.scalars import type_name
+from dcp_runner.common.torch_private import memory_id
 
 _SUB_BYTE = {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)}
 
@@ -35,7 +36,7 @@ def check_tensor(tensor: torch.Tensor) -> None:
 
 def memory_of(tensor: torch.Tensor) -> tuple[Hashable, ...]:
     """Equal for two tensors that are the same memory, seen alike."""
-    place = tensor.data_ptr() if tensor.numel() else tensor.untyped_storage()._cdata
+    place = tensor.data_ptr() if tensor.numel() else memory_id(tensor)
     return tensor.device, place, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 

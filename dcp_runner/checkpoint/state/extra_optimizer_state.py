@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.digest import digest_tensor
 from dcp_runner.checkpoint.errors import MismatchError, UnsupportedStateError
@@ -15,6 +14,7 @@ from dcp_runner.checkpoint.state.dtensor import is_dtensor
 from dcp_runner.checkpoint.state.fingerprints import combined_digest, fingerprints
 from dcp_runner.checkpoint.state.flatten import flatten
 from dcp_runner.checkpoint.state.nested_optimizers import all_optimizers, parts
+from dcp_runner.common.torch_private import tree_leaves
 
 _TORCH = {"state", "param_groups"}
 """What torch's own `state_dict()` has."""

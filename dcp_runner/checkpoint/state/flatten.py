@@ -18,6 +18,7 @@ from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.state import arrays, dtensor, scalars
 from dcp_runner.checkpoint.state.box import Box
 from dcp_runner.checkpoint.state.treespec import FACTORIES, ROOT, TAG, Json, fields_of
+from dcp_runner.common.torch_private import metadata_of
 
 MAX_DEPTH = 100
 """Containers inside each other; deeper states would exhaust Python's stack, here or when they are read."""
@@ -127,7 +128,7 @@ class _Flattener:
             if not names:
                 return self._refuse(path, f"defaultdict of {value.default_factory!r} (known: {', '.join(FACTORIES)})")
             extra["of"] = names[0]
-        metadata = getattr(value, "_metadata", None)
+        metadata = metadata_of(value)
         if metadata is not None:
             extra["metadata"] = self._aside(metadata, path)
         keys = [self._aside(key, path) for key in value]

@@ -15,6 +15,7 @@ from dcp_runner.checkpoint.state.merge import Keys
 from dcp_runner.checkpoint.stateful import StateDiff
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.suggest import hints
+from dcp_runner.common.torch_private import inside_compiled
 
 PLAIN_OBJECT = SharingTraits("a plain object: taken as equal on all ranks, and checked")
 
@@ -125,7 +126,7 @@ def parameters_by_name(models: Sequence[ModelState], live: Sequence[torch.Tensor
 def unwrap(module: nn.Module) -> nn.Module:
     """The user's module inside DistributedDataParallel and torch.compile, whichever is outside."""
     while True:
-        inner = module.module if isinstance(module, DistributedDataParallel) else getattr(module, "_orig_mod", None)
+        inner = module.module if isinstance(module, DistributedDataParallel) else inside_compiled(module)
         if not isinstance(inner, nn.Module):
             return module
         module = inner

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.sharing import SharingTraits
@@ -31,6 +30,7 @@ from dcp_runner.checkpoint.state.param_groups import (
 from dcp_runner.checkpoint.state.placement import place, placing, unplaced
 from dcp_runner.checkpoint.stateful import StateDiff
 from dcp_runner.common.suggest import hints
+from dcp_runner.common.torch_private import tree_leaves
 
 
 class OptimizerState:

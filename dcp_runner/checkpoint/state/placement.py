@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils._pytree import tree_leaves, tree_structure, tree_unflatten
 
 from dcp_runner.checkpoint.state.dtensor import describe_placements, distribute, is_dtensor, target_placements
+from dcp_runner.common.torch_private import tree_leaves, tree_structure, tree_unflatten
 
 WHOLE = "whole"
 """A plain tensor with dimensions, kept for a parameter that is a DTensor."""

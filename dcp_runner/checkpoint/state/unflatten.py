@@ -17,6 +17,7 @@ from dcp_runner.checkpoint.errors import MismatchError
 from dcp_runner.checkpoint.state import arrays, scalars
 from dcp_runner.checkpoint.state.flatten import join, join_index
 from dcp_runner.checkpoint.state.treespec import DICTS, FACTORIES, ROOT, TAG, Json, fields_of
+from dcp_runner.common.torch_private import set_metadata
 
 Tensors = Callable[[str, Any], torch.Tensor]
 """(name of a stored tensor, live value at its place or None) -> the tensor."""
@@ -110,7 +111,7 @@ class _Builder:
             return defaultdict(FACTORIES[value["of"]], content)
         result: Any = OrderedDict(content) if kind == "OrderedDict" else Counter(content)
         if "metadata" in value:
-            result._metadata = self.value(value["metadata"], ROOT, None)
+            set_metadata(result, self.value(value["metadata"], ROOT, None))
         return result
 
     def _enum(self, inner: Json, path: str, live: Any) -> Any:

@@ -1,24 +1,27 @@
-"""How the ranks of a save or load talk: outcomes as a verdict (see phases.py), payloads over an own gloo group."""
+"""How the ranks of a save or load communicate: phases with one verdict, and payloads over a gloo group of their own."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import BroadcastOptions, HashStore, PrefixStore, Store
 
-from dcp_runner.checkpoint.sync.phases import Json, PhaseRunner, StoreTimeout
+from dcp_runner.checkpoint.errors import CheckpointError
+from dcp_runner.checkpoint.sync.claims import disagreements
+from dcp_runner.checkpoint.sync.phases import Json, PhaseRunner, StoreTimeout, with_deadline
+from dcp_runner.common.torch_private import default_store
 
+T = TypeVar("T")
 _connections = itertools.count()
 
 
-class Comm(PhaseRunner):
+class Comm:
     """Phases and payloads among `world_size` ranks that share a store.
 
     `timeout_s` bounds the silence of a rank, counted from another one's arrival (a payload gives up after half of
@@ -28,42 +31,81 @@ class Comm(PhaseRunner):
 
     def __init__(
         self,
-        store: Store,
+        store: dist.Store,
         rank: int,
         world_size: int,
         *,
         timeout_s: float = 600.0,
         store_host: str = "the launcher",
     ) -> None:
-        super().__init__(store, rank, world_size, timeout_s, store_host)
+        self.rank = rank
+        self.world_size = world_size
+        self._phases = PhaseRunner(store, rank, world_size, timeout_s, store_host)
+        self._store = store
+        self._timeout_s = timeout_s
         self._generation = 0
         self._group: Any = None
 
-    def reset_group(self) -> None:
-        self._group, self._generation = None, self._generation + 1
+    def agree(self, phase: str, work: Callable[[], T]) -> T:
+        """Do the work on this rank, and return its value if every rank's work succeeded.
+
+        Raises the same CheckpointError on all living ranks if any failed or stayed silent until the deadline.
+        """
+        return self._run(phase, work)
 
     def exchange(self, phase: str, value: Json) -> list[Json]:
         """The JSON values of all ranks, by rank. Raises CheckpointError."""
-        return self._agree(phase, lambda: self._all_gather(value), payload=True)
+        return self._run(phase, lambda: self._all_gather(value), payload=True)
 
     def on_rank_0(self, phase: str, work: Callable[[], Json]) -> Json:
         """The JSON value of work that only rank 0 does. Raises CheckpointError."""
         value = self.agree(phase, lambda: work() if self.rank == 0 else None)
-        return self._agree(phase, lambda: self._broadcast(value), payload=True)
+        return self._run(phase, lambda: self._broadcast(value), payload=True)
+
+    def require_equal(self, phase: str, claims: Mapping[str, str]) -> None:
+        """Make sure that all ranks claim the same, by subject.
+
+        Raises CheckpointError on all ranks, from a ValueError on each rank outside the majority that says who claims
+        what.
+        """
+        found = disagreements(self.exchange(phase, dict(claims)))
+
+        def raise_if_outlier() -> None:
+            if own := [str(one) for one in found if self.rank in one.outliers]:
+                raise ValueError("; ".join(own))
+
+        self.agree(phase, raise_if_outlier)
+
+    def acquire_commit_permit(self) -> None:
+        """See PhaseRunner.acquire_commit_permit."""
+        self._phases.acquire_commit_permit()
+
+    def send(self, data: torch.Tensor, source: int) -> None:
+        """Overwrite the CPU tensor on all ranks with that of rank `source`; to be called by all, inside a phase's
+        work.
+        """
+        options = dist.BroadcastOptions()
+        options.rootRank, options.rootTensor = source, 0
+        self._gloo().broadcast([data], options).wait()
+
+    def _run(self, phase: str, work: Callable[[], T], payload: bool = False) -> T:
+        try:
+            return self._phases.run(phase, work, payload)
+        except CheckpointError:  # on all ranks alike: what connected them may be broken
+            self._group, self._generation = None, self._generation + 1
+            raise
 
     def _gloo(self) -> Any:
         if self._group is None:
-            store = PrefixStore(f"gloo/{self._generation}", self._store)
-            patience_s = self.timeout_s / 2
+            store = dist.PrefixStore(f"gloo/{self._generation}", self._store)
+            patience_s = self._timeout_s / 2
             timeout = timedelta(seconds=patience_s)
             try:
-                self._group = self._with_deadline(
+                self._group = with_deadline(
                     patience_s, lambda: dist.ProcessGroupGloo(store, self.rank, self.world_size, timeout)
                 )
             except StoreTimeout:
-                self._with_deadline(
-                    0, lambda: self._store.check(["alive"])
-                )  # it is the store that is silent, or else a rank
+                with_deadline(0, lambda: self._store.check(["alive"]))  # the store is silent, or else a rank
                 raise RuntimeError(f"gloo has not connected all ranks within {patience_s:g} s") from None
         return self._group
 
@@ -91,14 +133,6 @@ class Comm(PhaseRunner):
         self.send(data, 0)
         return json.loads(bytes(data.numpy()))
 
-    def send(self, data: torch.Tensor, source: int) -> None:
-        """Overwrite the CPU tensor on all ranks with that of rank `source`; to be called by all, inside a phase's
-        work.
-        """
-        options = BroadcastOptions()
-        options.rootRank, options.rootTensor = source, 0
-        self._gloo().broadcast([data], options).wait()
-
 
 def connect(world_size: int, timeout_s: float) -> Comm:
     """A Comm among the ranks of the default process group, over its store; or of this process alone.
@@ -111,11 +145,10 @@ def connect(world_size: int, timeout_s: float) -> Comm:
                 f"the topology has {world_size} ranks, but there is no process group; "
                 "call torch.distributed.init_process_group() first"
             )
-        return Comm(HashStore(), 0, 1, timeout_s=timeout_s)
+        return Comm(dist.HashStore(), 0, 1, timeout_s=timeout_s)
     if dist.get_world_size() != world_size:
         raise ValueError(f"the topology has {world_size} ranks, the process group {dist.get_world_size()}")
-    default: Any = dist.distributed_c10d._get_default_store()
-    prefixed = PrefixStore(f"dcp_runner/{next(_connections)}", default.clone())
+    prefixed = dist.PrefixStore(f"dcp_runner/{next(_connections)}", default_store().clone())
     outside = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     host = "the launcher" if outside else "rank 0"
     return Comm(prefixed, dist.get_rank(), world_size, timeout_s=timeout_s, store_host=host)
@@ -123,13 +156,3 @@ def connect(world_size: int, timeout_s: float) -> Comm:
 
 def _bytes(value: Json) -> torch.Tensor:
     return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-
-
-def minority(labels: Sequence[tuple[int, str]]) -> tuple[int, ...]:
-    """The ranks that are not with the majority; on a tie all of them."""
-    counts: dict[str, int] = {}
-    for _, label in labels:
-        counts[label] = counts.get(label, 0) + 1
-    most = max(counts.values())
-    winners = [label for label, count in counts.items() if count == most]
-    return tuple(rank for rank, label in labels if len(winners) > 1 or label != winners[0])

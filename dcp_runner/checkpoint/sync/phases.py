@@ -1,17 +1,15 @@
-"""Outcomes as a verdict in the rendezvous store, which is the same for all ranks.
-
-A phase is work that every rank does, followed by one exchange of outcomes:
+"""Phases: work that every rank does, followed by one verdict in the rendezvous store that is the same for all ranks.
 
     1. (all ranks) do the work; an exception becomes this rank's outcome
     2. (all ranks) set the own outcome in the store and count it
     3. (the last to arrive, or whoever reaches the deadline first) write the verdict; the first verdict written wins
     4. (all ranks) read the verdict: return the work's value, or raise the same CheckpointError
 
-A rank that is dead, stopped or stuck sets no outcome, and so the verdict names it. Gloo cannot do this: its time-
-out names nobody and breaks the group. Store calls run in a helper thread, because the client of a stopped store
-hangs past its own time-out.
+A rank that is dead, stopped or stuck sets no outcome, and so the verdict names it. Gloo cannot do this: its timeout
+names no rank and breaks the group. Store calls run in a helper thread, because the client of a stopped store hangs past
+its own timeout.
 
-A rank has one key, which it sets anew in each phase. Those of a phase itself are removed once all ranks have arrived
+A rank has one key, which it sets anew in each phase. The keys of a phase itself are removed once all ranks have arrived
 at the next one, and so have left it: a store does not grow with the number of saves.
 """
 
@@ -26,7 +24,6 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch._C._distributed_c10d import Store
 
 from dcp_runner.checkpoint.errors import CheckpointError, RankFailure
 
@@ -34,19 +31,23 @@ T = TypeVar("T")
 Json = Any
 
 GRACE_S = 2.0
-"""Seconds beyond the time-out after which the store itself counts as silent."""
+"""Seconds beyond the timeout after which the store itself counts as silent."""
 _FAILED = 2**32
 """A failure in the count of a phase, of which the lower half counts the ranks that have arrived."""
 
 
 class StoreTimeout(Exception):
-    """The store fails or does not answer, so no outcome can be told or heard."""
+    """The store fails or does not answer, so outcomes can be neither sent nor received."""
 
 
 class PhaseRunner:
-    """Phases among `world_size` ranks that share a store; see Comm."""
+    """Runs phases among `world_size` ranks that share a store. All ranks must run the same phases in the same order.
 
-    def __init__(self, store: Store, rank: int, world_size: int, timeout_s: float, store_host: str) -> None:
+    `timeout_s` bounds the silence of a rank, counted from another one's arrival; `store_host` names who hosts the
+    store, for the message when it is silent.
+    """
+
+    def __init__(self, store: dist.Store, rank: int, world_size: int, timeout_s: float, store_host: str) -> None:
         self.rank = rank
         self.world_size = world_size
         self.host = socket.gethostname()
@@ -54,29 +55,27 @@ class PhaseRunner:
         self._store = store
         self._store_host = store_host
         self._number = 0
-        self._place = self._place_before = ""
-        """Where this phase, and the one before, have their keys."""
+        self._prefix = self._previous_prefix = ""
+        """Of the keys of this phase, and of the one before."""
         self._permit = ""
         """Key of a permit that this rank was given in the phase before."""
 
-    def agree(self, phase: str, work: Callable[[], T]) -> T:
+    def run(self, phase: str, work: Callable[[], T], payload: bool = False) -> T:
         """Do the work on this rank, and return its value if every rank's work succeeded.
 
-        Raises the same CheckpointError on all living ranks if any failed or stayed silent until the deadline.
+        `payload`: the work itself waits for other ranks, so its time counts towards the timeout. Raises the same
+        CheckpointError on all living ranks if any failed or stayed silent until the deadline.
         """
-        return self._agree(phase, work)
-
-    def _agree(self, phase: str, work: Callable[[], T], payload: bool = False) -> T:
         self._number += 1
         start = time.monotonic()
-        self._place_before, self._place = self._place, f"{self._number}/{phase}"
+        self._previous_prefix, self._prefix = self._prefix, f"{self._number}/{phase}"
         try:
             try:
                 value = work()
             except StoreTimeout:
                 raise
             except BaseException as error:
-                failure = RankFailure(self.rank, self.host, *_told(error), _is_consequence(error))
+                failure = RankFailure(self.rank, self.host, *_described(error), _is_consequence(error))
                 self._exchange_outcomes(phase, self._patience(start, payload), failure, error)
                 raise
             self._exchange_outcomes(phase, self._patience(start, payload))
@@ -87,17 +86,14 @@ class PhaseRunner:
             ) from silence.__cause__
         return value
 
-    def reset_group(self) -> None:
-        """A phase has failed, on all ranks alike: what connected them may be broken."""
-
     def acquire_commit_permit(self) -> None:
         """To be called inside a phase's work, before what cannot be undone: no other rank has given up waiting yet, and
         none will from here on without knowing that it is too late.
 
         Raises PermissionError where one has.
         """
-        self._permit = f"{self._place}/permit"
-        if self._with_deadline(0, lambda: self._store.compare_set(self._permit, "", "granted")) != b"granted":
+        self._permit = f"{self._prefix}/permit"
+        if with_deadline(0, lambda: self._store.compare_set(self._permit, "", "granted")) != b"granted":
             raise PermissionError("the other ranks have given up waiting for this one")
 
     def _patience(self, start: float, payload: bool) -> float:
@@ -116,49 +112,47 @@ class PhaseRunner:
         cause: BaseException | None = None,
     ) -> None:
         try:
-            verdict = self._with_deadline(patience_s, lambda: self._verdict(self._place, patience_s, failure))
+            verdict = with_deadline(patience_s, lambda: self._verdict(self._prefix, patience_s, failure))
         except RuntimeError as error:
             raise StoreTimeout(f"failed: {error}") from error
         if verdict["failures"]:
-            self.reset_group()
             failures = [RankFailure(**entry) for entry in verdict["failures"]]
             raise CheckpointError(phase, failures, verdict["alive"]) from cause
 
-    def _verdict(self, place: str, patience_s: float, failure: RankFailure | None) -> Json:
-        if self._permit and not self._permit.startswith(f"{place}/"):
+    def _verdict(self, prefix: str, patience_s: float, failure: RankFailure | None) -> Json:
+        if self._permit and not self._permit.startswith(f"{prefix}/"):
             self._store.delete_key(self._permit)
             self._permit = ""
-        self._store.set(f"rank/{self.rank}", json.dumps([place, failure.__dict__ if failure else None]))
-        count = self._store.add(f"{place}/count", 1 if failure is None else 1 + _FAILED)
+        self._store.set(f"rank/{self.rank}", json.dumps([prefix, failure.__dict__ if failure else None]))
+        count = self._store.add(f"{prefix}/count", 1 if failure is None else 1 + _FAILED)
         if count % _FAILED == self.world_size:
-            self._forget(self._place_before)
-            return self._publish_verdict(
-                place, self._attribute(place) if count >= _FAILED else {"failures": [], "alive": []}
-            )
+            self._forget(self._previous_prefix)
+            verdict = self._attribute(prefix) if count >= _FAILED else {"failures": [], "alive": []}
+            return self._publish_verdict(prefix, verdict)
         try:
-            self._store.wait([f"{place}/verdict"], timedelta(seconds=patience_s))
+            self._store.wait([f"{prefix}/verdict"], timedelta(seconds=patience_s))
         except dist.DistStoreError:
-            self._store.compare_set(f"{place}/permit", "", "denied")
-            return self._publish_verdict(place, self._attribute(place))
-        return json.loads(self._store.get(f"{place}/verdict"))
+            self._store.compare_set(f"{prefix}/permit", "", "denied")
+            return self._publish_verdict(prefix, self._attribute(prefix))
+        return json.loads(self._store.get(f"{prefix}/verdict"))
 
-    def _forget(self, place: str) -> None:
+    def _forget(self, prefix: str) -> None:
         """Remove the keys of a phase that all ranks have left."""
-        for key in ("count", "verdict") if place else ():
-            self._store.delete_key(f"{place}/{key}")
+        for key in ("count", "verdict") if prefix else ():
+            self._store.delete_key(f"{prefix}/{key}")
 
-    def _publish_verdict(self, place: str, verdict: Json) -> Json:
-        """The verdict that was written first, ours or another rank's."""
-        return json.loads(self._store.compare_set(f"{place}/verdict", "", json.dumps(verdict)))
+    def _publish_verdict(self, prefix: str, verdict: Json) -> Json:
+        """The verdict that was written first, this rank's or another one's."""
+        return json.loads(self._store.compare_set(f"{prefix}/verdict", "", json.dumps(verdict)))
 
-    def _attribute(self, place: str) -> Json:
+    def _attribute(self, prefix: str) -> Json:
         """Who is to blame: ranks that failed by themselves and silent ones; only if there is none, those that
         merely suffered.
         """
         known = [rank for rank in range(self.world_size) if self._store.check([f"rank/{rank}"])]
         outcomes = {rank: json.loads(self._store.get(f"rank/{rank}")) for rank in known}
-        alive = [rank for rank, (where, _) in outcomes.items() if where == place]
-        failed = [failure for where, failure in outcomes.values() if where == place and failure]
+        alive = [rank for rank, (where, _) in outcomes.items() if where == prefix]
+        failed = [failure for where, failure in outcomes.values() if where == prefix and failure]
         silent = [self._silence(rank) for rank in range(self.world_size) if rank not in alive]
         culprits = [outcome for outcome in failed if not outcome["consequence"]] + silent
         return {"failures": culprits or failed, "alive": alive}
@@ -169,26 +163,27 @@ class PhaseRunner:
         )
         return RankFailure(rank, "", "Silent", message).__dict__
 
-    def _with_deadline(self, patience_s: float, call: Callable[[], T]) -> T:
-        """Run store calls in a helper thread with a deadline."""
-        result: list[T] = []
-        broken: list[RuntimeError] = []
 
-        def run() -> None:
-            try:
-                result.append(call())
-            except RuntimeError as error:
-                broken.append(error)
+def with_deadline(patience_s: float, call: Callable[[], T]) -> T:
+    """Run store calls in a helper thread with a deadline. Raises StoreTimeout where it passes."""
+    result: list[T] = []
+    broken: list[RuntimeError] = []
 
-        helper = threading.Thread(target=run, daemon=True, name="checkpoint-store")
-        helper.start()
-        helper.join(patience_s + GRACE_S)
-        if result:
-            return result[0]
-        raise broken[0] if broken else StoreTimeout("is silent")
+    def run() -> None:
+        try:
+            result.append(call())
+        except RuntimeError as error:
+            broken.append(error)
+
+    helper = threading.Thread(target=run, daemon=True, name="checkpoint-store")
+    helper.start()
+    helper.join(patience_s + GRACE_S)
+    if result:
+        return result[0]
+    raise broken[0] if broken else StoreTimeout("is silent")
 
 
-def _told(error: BaseException) -> tuple[str, str]:
+def _described(error: BaseException) -> tuple[str, str]:
     return type(error).__name__, " ".join([str(error) or repr(error), *getattr(error, "__notes__", ())])
 
 

@@ -49,7 +49,9 @@ def check_targets(config: RunConfig) -> list[str]:
     if found:
         return found
     if config.parallel.world_size > 1:
-        import torch._dynamo  # noqa: F401 (slow, and imported by what is done in the other process, and in all ranks)
+        from dcp_runner.common.torch_private import import_dynamo
+
+        import_dynamo()  # which takes long; the other process and all ranks need it
     return in_child_process(_BUILDING, lambda: [*_no_options(config), *_strategy_problems(config, strategy)])
 
 

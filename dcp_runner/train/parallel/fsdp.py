@@ -12,6 +12,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from dcp_runner.common import torch_private
 from dcp_runner.train.parallel.mesh import RankMesh
 from dcp_runner.train.parallel.split_plan import SplitPlan
 from dcp_runner.train.parallel.strategy import PlannedRun, Strategy
@@ -68,10 +69,7 @@ class FullyShard(Strategy):
 def persistent_buffers(model: nn.Module) -> list[torch.Tensor]:
     """Those that are part of the model's state, each once."""
     persistent = {
-        id(buffer): buffer
-        for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and name not in module._non_persistent_buffers_set
+        id(buffer): buffer for module in model.modules() for buffer in torch_private.persistent_buffers(module)
     }
     return [*persistent.values()]
 

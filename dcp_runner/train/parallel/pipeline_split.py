@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcp_runner.common.torch_private import child_modules
 from dcp_runner.train.parallel.split_plan import SplitPlan, name_problems
 
 
@@ -38,9 +39,9 @@ def stage_of(model: nn.Module, plan: SplitPlan, number: int, count: int) -> nn.M
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     stage = copy.deepcopy(model, dict(shared))
     assert plan.layers is not None
-    layers = stage.get_submodule(plan.layers)._modules
+    layers = child_modules(stage.get_submodule(plan.layers))
     for place, name in enumerate([*layers]):
-        if _home(place, len(model.get_submodule(plan.layers)._modules), count) != number:
+        if _home(place, len(child_modules(model.get_submodule(plan.layers))), count) != number:
             del layers[name]
     if number > 0:
         for name, kind in plan.first.items():
@@ -80,7 +81,7 @@ def _stages_of(name: str, model: nn.Module, plan: SplitPlan, count: int) -> set[
         return name.startswith(path + ".")
 
     assert plan.layers is not None
-    layers = [*model.get_submodule(plan.layers)._modules]
+    layers = [*child_modules(model.get_submodule(plan.layers))]
     for place, layer in enumerate(layers):
         if below(f"{plan.layers}.{layer}"):
             return {_home(place, len(layers), count)}

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
+
+from dcp_runner.common.torch_private import IncompatibleKeys
 
 
 class StageModule(nn.Module):
@@ -62,7 +63,7 @@ class StageModule(nn.Module):
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> _IncompatibleKeys:
+    ) -> IncompatibleKeys:
         """As torch's own; what other stages hold counts as unexpected here."""
         own = [{name: state_dict[name] for name in part.state_dict() if name in state_dict} for part in self.parts]
         missing = [name for name in self.state_dict() if name not in state_dict]
@@ -71,4 +72,4 @@ class StageModule(nn.Module):
             raise RuntimeError(f"state of the stages {self.numbers}: missing {missing}, unexpected {unexpected}")
         for part, state in zip(self.parts, own, strict=True):
             part.load_state_dict(state, strict=False, assign=assign)
-        return _IncompatibleKeys(missing, unexpected)
+        return IncompatibleKeys(missing, unexpected)

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import nn
-from torch.distributed._composable.replicate_with_fsdp import replicate
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
+from dcp_runner.common.torch_private import replicate
 from dcp_runner.train.parallel.fsdp import FullyShard, layer_by_layer
 from dcp_runner.train.parallel.mesh import RankMesh
 from dcp_runner.train.parallel.split_plan import SplitPlan, matching, name_problems
