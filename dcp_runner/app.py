@@ -20,6 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from dcp_runner.commands.program import RUN, run_command
 from dcp_runner.common import logs
 from dcp_runner.common.errors import BAD_INPUT, UserError, show, showing_user_errors
 from dcp_runner.common.launch_env import World, from_env
@@ -34,8 +35,6 @@ from dcp_runner.launch.preflight.checks import check, missing_gpus
 from dcp_runner.launch.preflight.report import exit_with_problems
 from dcp_runner.launch.preflight.resolve import output_dir, remove_empty_dir, resolve_config
 from dcp_runner.launch.requeue import requeue_if_stopped
-from dcp_runner.sweep.commands import COMMANDS
-from dcp_runner.sweep.commands import main as about_sweep
 from dcp_runner.sweep.current_job import in_sweep, start_of
 from dcp_runner.sweep.recorded_command import expand_resume_sweep
 
@@ -80,10 +79,12 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
 def main() -> None:
     """`python -m dcp_runner` and `dcp-runner`; both find modules of the current folder, as a model of one's own.
 
-    Where the first word is a command about a sweep (`status`, `wait`, ...), that is run.
+    Where the first word is a command (`status`, `wait`, ...), that is run; `run` stands for a training run.
     """
-    if sys.argv[1:] and sys.argv[1] in COMMANDS:
-        sys.exit(about_sweep(sys.argv[1:]))
+    if (code := run_command(sys.argv[1:])) is not None:
+        sys.exit(code)
+    if sys.argv[1:2] == [RUN]:
+        del sys.argv[1]
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     _train()

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = """
 dcp_runner dcp_runner.__main__ hydra_plugins
 dcp_runner.app
+dcp_runner.commands
 dcp_runner.sweep
 dcp_runner.launch
 dcp_runner.launch.preflight
@@ -137,6 +138,7 @@ def test_no_import_points_up(module: str) -> None:
         ("dcp_runner.train.loop", "hydra.utils.instantiate"),
         ("dcp_runner.app", "hydra_plugins.dcp_searchpath"),
         ("dcp_runner.launch.hydra_main", "dcp_runner.sweep.record.read"),
+        ("dcp_runner.sweep.status", "dcp_runner.commands.program.COMMANDS"),
     ],
 )
 def test_this_test_would_see_it(module: str, name: str) -> None:

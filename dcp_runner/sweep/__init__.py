@@ -1,1 +1,1 @@
-"""A sweep on disk and what becomes of its jobs: recorded when submitted, looked at from any shell afterwards."""
+"""A sweep on disk and the state of its jobs: recorded on submission, readable from any shell afterwards."""

@@ -1,4 +1,4 @@
-"""What a start belongs to: a job of a sweep, a job that its scheduler starts again, or a run without a given name."""
+"""What a start belongs to: a job of a sweep, a job that its scheduler restarts, or a run without a given name."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ SWEEP, RECORD = ".sweep", "id.json"
 
 
 def start_of(cfg: DictConfig, config: RunConfig, run_dir: Path, env: Mapping[str, str]) -> dict[str, Any]:
-    """Those fields of Job that tell what this start belongs to. The only job of a launcher's sweep is a single run."""
-    here = _sweep_dir() if in_sweep() else None
-    job = f"{_sweep_id(here)}/{HydraConfig.get().job.num}" if here else ""
-    single = here is None or ((here / FILE).is_file() and len(read(here).jobs) == 1)
+    """The fields of Job that say what this start belongs to. A sweep of one job by a launcher is a single run."""
+    sweep = _sweep_dir() if in_sweep() else None
+    job = f"{_sweep_id(sweep)}/{HydraConfig.get().job.num}" if sweep else ""
+    single = sweep is None or ((sweep / FILE).is_file() and len(read(sweep).jobs) == 1)
     return {
         "sweep": "" if single else job,
         "job": job if job and "SUBMITIT_EXECUTOR" in env else env.get("SLURM_JOB_ID", ""),
@@ -35,7 +35,7 @@ def start_of(cfg: DictConfig, config: RunConfig, run_dir: Path, env: Mapping[str
 
 def in_sweep() -> bool:
     """Whether this is a job of a sweep."""
-    modes = (RunMode.MULTIRUN, RunMode.MULTIRUN.name)  # a name, where rank 0 has sent it as text
+    modes = (RunMode.MULTIRUN, RunMode.MULTIRUN.name)  # a name on ranks that received it from rank 0 as text
     return HydraConfig.initialized() and HydraConfig.get().mode in modes
 
 
@@ -45,7 +45,7 @@ def _sweep_dir() -> Path:
 
 
 def _sweep_id(folder: Path) -> str:
-    """A random id, made by the first job of a sweep for all of them, and moved with the sweep's folder."""
+    """A random id, made by the first job of a sweep for all of them; it moves with the sweep folder."""
     file = folder / SWEEP / RECORD
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def _sweep_id(folder: Path) -> str:
 
 
 def _is_dated(cfg: DictConfig, run_dir: Path) -> bool:
-    """Whether the time of the start makes the run folder's name, as it does where nobody gives another."""
+    """Whether the run folder is named by the time of the start, as it is by default."""
     if not HydraConfig.initialized() or run_dir != Path(HydraConfig.get().runtime.output_dir):
         return False
     hydra = HydraConfig.get()

@@ -1,7 +1,7 @@
-"""What has become of a job, from what its scheduler says and from what its ranks have left behind.
+"""The state of a job, judged from what its scheduler reports and from what its ranks have recorded.
 
-A job is done when every rank has left with 0 and the scheduler does not contradict. Nothing else is a success: not a
-scheduler's COMPLETED alone, not a result of rank 0 alone.
+A job is done when every rank has exited with 0 and the scheduler does not contradict. Nothing less is a success:
+neither a scheduler's COMPLETED alone nor a result of rank 0 alone.
 """
 
 from __future__ import annotations
@@ -17,63 +17,65 @@ from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
 
 _PLAIN = {None, "COMPLETED", "FAILED"}
-"""Words that tell nothing beyond what the ranks tell."""
+"""Scheduler states that add nothing to what the ranks have recorded."""
 _STOPPED = {128 + number for number in STOP_SIGNALS}
-
-
 _SRUN = re.compile(r"^srun: error: (\S+): tasks? (\d+)\S*: (?!Exited with exit code)(.+)$", re.MULTILINE)
 
 
 def srun_signal_death(printed: str) -> tuple[int, str] | None:
-    """The first task that srun has seen die by a signal, and how it says that; it kills the others for it."""
+    """The first task that srun reports as killed by a signal, for which it kills the others: its rank, and a text."""
     found = _SRUN.search(printed)
-    return (int(found[2]), f"rank {found[2]} ({found[1]}) died: {found[3]}, says srun") if found else None
+    return (int(found[2]), f"rank {found[2]} ({found[1]}) died: {found[3]} (reported by srun)") if found else None
 
 
 def judge(
-    word: str | None,
+    scheduler_state: str | None,
     ranks: int,
-    left: Mapping[int, ExitNote],
-    outcomes: Sequence[FailureNote],
-    seen: tuple[int, str] | None = None,
+    exits: Mapping[int, ExitNote],
+    failures: Sequence[FailureNote],
+    srun_death: tuple[int, str] | None = None,
 ) -> tuple[JobState, str]:
-    """State and reason of a job. `word` is the scheduler's (None: it does not know the job any more); `left` and
-    `outcomes` are the notes of its last start, `seen` is what srun has seen of a rank that left none.
+    """State and reason of a job. `scheduler_state` is None where the scheduler no longer knows the job; `exits` and
+    `failures` were recorded by the ranks of its last start; `srun_death` is what srun reports of a rank that recorded
+    nothing.
     """
-    if word in PENDING:
+    if scheduler_state in PENDING:
         return JobState.waiting, ""
-    if word in RUNNING:
+    if scheduler_state in RUNNING:
         return JobState.running, ""
-    if word in (None, "COMPLETED") and len(left) == ranks and all(note.code == 0 for note in left.values()):
+    all_zero = len(exits) == ranks and all(exit.code == 0 for exit in exits.values())
+    if scheduler_state in (None, "COMPLETED") and all_zero:
         return JobState.done, ""
-    failure = first(ranks, left, outcomes)
-    if seen is not None and seen[0] not in left and not _own_cause(left, outcomes):
-        reason = seen[1]
-    elif failure is not None and left:
+    failure = first_failed(ranks, exits, failures)
+    if srun_death is not None and srun_death[0] not in exits and not _has_own_cause(exits, failures):
+        reason = srun_death[1]
+    elif failure is not None and exits:
         reason = failure.headline
     else:
-        reason = "all ranks left well" if left else "no rank left a word"
-    told = reason if word in _PLAIN else f"{word}: {reason}"
-    if word == "CANCELLED":
-        return JobState.cancelled, told if any(not outcome.is_consequence for outcome in outcomes) else ""
-    return JobState.failed, told
+        reason = "all ranks exited with 0" if exits else "no rank reported an outcome"
+    reason = reason if scheduler_state in _PLAIN else f"{scheduler_state}: {reason}"
+    if scheduler_state == "CANCELLED":
+        return JobState.cancelled, reason if any(not failure.is_consequence for failure in failures) else ""
+    return JobState.failed, reason
 
 
-def first(ranks: int, left: Mapping[int, ExitNote], outcomes: Sequence[FailureNote]) -> FirstFailure | None:
-    """The failure that started it all."""
-    return first_failure(_exits(ranks, left, outcomes), outcomes)
+def first_failed(ranks: int, exits: Mapping[int, ExitNote], failures: Sequence[FailureNote]) -> FirstFailure | None:
+    """The failure that caused the others; None: there is none."""
+    return first_failure(_exits(ranks, exits, failures), failures)
 
 
-def _own_cause(left: Mapping[int, ExitNote], outcomes: Sequence[FailureNote]) -> bool:
-    """Whether a rank has failed by itself: its error tells of no dead peer, or it has left badly without an error."""
-    noted = {outcome.rank for outcome in outcomes}
-    silent = any(note.code and note.code not in _STOPPED and rank not in noted for rank, note in left.items())
-    return silent or any(not outcome.is_consequence or outcome.is_wait_in_vain for outcome in outcomes)
+def _has_own_cause(exits: Mapping[int, ExitNote], failures: Sequence[FailureNote]) -> bool:
+    """Whether a rank failed by itself: its error is not about a dead peer, or it exited with an error code and
+    recorded no error.
+    """
+    recorded = {failure.rank for failure in failures}
+    silent = any(exit.code and exit.code not in _STOPPED and rank not in recorded for rank, exit in exits.items())
+    return silent or any(not failure.is_consequence or failure.is_wait_in_vain for failure in failures)
 
 
-def _exits(ranks: int, left: Mapping[int, ExitNote], outcomes: Sequence[FailureNote]) -> list[RankExit]:
-    """How every rank ended. One without a note was killed: by srun, if another one had a failure of its own."""
-    after = _own_cause(left, outcomes)
-    missing = [rank for rank in range(ranks) if rank not in left]
-    wordless = [RankExit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in missing]
-    return wordless + [RankExit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
+def _exits(ranks: int, exits: Mapping[int, ExitNote], failures: Sequence[FailureNote]) -> list[RankExit]:
+    """How every rank ended. One without a record was killed: by srun, if another rank had a failure of its own."""
+    by_srun = _has_own_cause(exits, failures)
+    missing = [rank for rank in range(ranks) if rank not in exits]
+    killed = [RankExit(rank, -signal.SIGKILL, by_launcher=by_srun, seen=False) for rank in missing]
+    return killed + [RankExit(rank, exit.code) for rank, exit in sorted(exits.items(), key=lambda item: item[1].time)]

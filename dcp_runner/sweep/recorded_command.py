@@ -1,4 +1,4 @@
-"""`resume_sweep=DIR` on a command line stands for the command that made the sweep."""
+"""`resume_sweep=DIR` on a command line repeats the command that made the sweep."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ RESUME = "resume_sweep"
 
 
 def expand_resume_sweep(arguments: Sequence[str]) -> list[str]:
-    """These arguments and those that made the sweep; what is given now wins over what was given then."""
+    """Add the arguments that made the sweep to these; where both set a key, these win."""
     given = {text.partition("=")[0]: text.partition("=")[2] for text in arguments if "=" in text}
     folder = given.get(RESUME)
     if not folder:
@@ -23,7 +23,9 @@ def expand_resume_sweep(arguments: Sequence[str]) -> list[str]:
         exit_with_problems([f"{RESUME}={error}"])
     given["hydra.sweep.dir"] = folder
     old = [text for text in recorded if text.partition("=")[0] not in given and text not in arguments]
-    return sorted([*old, *arguments, f"hydra.sweep.dir={folder}"], key=_is_override)  # Hydra wants its flags together
+    return sorted(
+        [*old, *arguments, f"hydra.sweep.dir={folder}"], key=_is_override
+    )  # Hydra requires its flags to be adjacent
 
 
 def _is_override(text: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the scheduler says of jobs, and what it is told: SLURM, or the processes of this machine."""
+"""Asking the scheduler about jobs, and cancelling them: SLURM, or the processes of this machine."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _MAX_ARRAY_SIZE = 1001
 
 
 class SchedulerUnavailable(RuntimeError):
-    """The scheduler cannot be asked now; that says nothing about the jobs."""
+    """The scheduler does not answer; that implies nothing about the jobs."""
 
 
 class Scheduler(Protocol):
     """Where the jobs of a sweep run."""
 
-    def words(self, ids: Sequence[str]) -> dict[str, str]:
-        """SLURM's word for the state of each job; one that is not there is not known any more.
+    def states(self, ids: Sequence[str]) -> dict[str, str]:
+        """The state of each job, as SLURM names it; jobs that are no longer known are left out.
 
         Raises:
             SchedulerUnavailable: the scheduler does not answer.
         """
 
     def cancel(self, ids: Sequence[str]) -> str:
-        """End these jobs: what is refused, in the scheduler's words; empty: nothing.
+        """Cancel these jobs. Returns the scheduler's message where it refuses; empty: all were cancelled.
 
         Raises:
             SchedulerUnavailable: the scheduler does not answer.
@@ -43,28 +43,28 @@ class Scheduler(Protocol):
 
 
 class Slurm:
-    """The controller knows the truth about a job while it remembers it. Accounting, where there is any, is asked about
-    older ones only: of a job that is started again after a node failure it says for a while that it has ended.
+    """The controller is authoritative for the jobs that it remembers. Accounting, where there is any, is asked only
+    about older ones: for a while it reports a job that is restarted after a node failure as ended.
     """
 
-    def words(self, ids: Sequence[str]) -> dict[str, str]:
+    def states(self, ids: Sequence[str]) -> dict[str, str]:
         queued = self._queued(ids)
-        whole = {id: queued.get(id) or queued.get(id.partition("_")[0]) for id in ids}  # an array cancelled as a whole
-        found = {id: word for id, word in whole.items() if word}
+        own_or_array = {id: queued.get(id) or queued.get(id.partition("_")[0]) for id in ids}  # a cancelled array
+        found = {id: state for id, state in own_or_array.items() if state}
         older = self._accounted([id for id in ids if id not in found])
-        return {id: word for id, word in older.items() if id in ids} | found
+        return {id: state for id, state in older.items() if id in ids} | found
 
     def cancel(self, ids: Sequence[str]) -> str:
         answer = _ask("scancel", *ids) if ids else None
         return (answer.stderr.strip() or f"exit code {answer.returncode}") if answer and answer.returncode else ""
 
     def longest_array(self) -> int:
-        """How many jobs an array may have; SLURM's default where there is no SLURM to ask."""
+        """How many jobs an array may have; SLURM's default where SLURM cannot be asked."""
         try:
-            told = _ask("scontrol", "show", "config").stdout
+            printed = _ask("scontrol", "show", "config").stdout
         except SchedulerUnavailable:
-            told = ""
-        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", told, re.MULTILINE)
+            printed = ""
+        found = re.search(r"^MaxArraySize\s*=\s*(\d+)", printed, re.MULTILINE)
         return max(1, int(found[1])) if found else _MAX_ARRAY_SIZE
 
     def _queued(self, ids: Sequence[str]) -> dict[str, str]:
@@ -73,11 +73,11 @@ class Slurm:
         jobs = ",".join(sorted({id.partition("_")[0] for id in ids}))
         answer = _ask("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={jobs}")
         if answer.returncode and "Invalid job id" not in answer.stderr:
-            raise SchedulerUnavailable(answer.stderr.strip() or f"squeue leaves with code {answer.returncode}")
+            raise SchedulerUnavailable(answer.stderr.strip() or f"squeue exited with code {answer.returncode}")
         return _pairs(answer.stdout)
 
     def _accounted(self, ids: Sequence[str]) -> dict[str, str]:
-        """Nothing where there is no accounting."""
+        """Empty where there is no accounting."""
         if not ids or shutil.which("sacct") is None:
             return {}
         answer = _ask("sacct", "-X", "--noheader", "--parsable2", "--format=JobID,State", f"--jobs={','.join(ids)}")
@@ -85,16 +85,17 @@ class Slurm:
 
 
 class Local:
-    """Jobs are shells that become controllers of submitit in their turn, known by process id; a number that is used
-    again is not one of ours. Nobody else remembers which were cancelled, so that is noted in a file.
+    """Each job is a shell that becomes submitit's controller once the jobs before it have ended, known by its process
+    id. An id that the system has reused belongs to a process whose command line lacks the sweep folder. The system
+    does not remember which jobs were cancelled, so a file marks them.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._notes = folder / SUBMITIT
+        self._marks = folder / SUBMITIT
         self._names = {str(folder), str(folder.resolve())}
 
-    def words(self, ids: Sequence[str]) -> dict[str, str]:
-        cancelled = {id: "CANCELLED" for id in ids if self._note(id).exists()}
+    def states(self, ids: Sequence[str]) -> dict[str, str]:
+        cancelled = {id: "CANCELLED" for id in ids if self._cancel_mark(id).exists()}
         return cancelled | {pid: "RUNNING" for pid, _ in self._processes() if pid in ids}
 
     def cancel(self, ids: Sequence[str]) -> str:
@@ -104,22 +105,22 @@ class Local:
             if id in dict(processes):
                 with suppress(ProcessLookupError):
                     os.kill(int(controllers.get(id, id)), signal.SIGTERM)
-                    self._notes.mkdir(exist_ok=True)
-                    self._note(id).touch()
+                    self._marks.mkdir(exist_ok=True)
+                    self._cancel_mark(id).touch()
         return ""
 
-    def _note(self, id: str) -> Path:
-        return self._notes / f"{id}.cancelled"
+    def _cancel_mark(self, id: str) -> Path:
+        return self._marks / f"{id}.cancelled"
 
     def _processes(self) -> list[tuple[str, str]]:
-        """Id and parent's id of all processes of this sweep."""
+        """Process id and parent id of all processes of this sweep."""
         listed = _ask("ps", "-ww", "-A", "-o", "pid=,ppid=,args=").stdout
         rows = (line.split(maxsplit=2) for line in listed.splitlines())
         return [(row[0], row[1]) for row in rows if len(row) == 3 and any(name in row[2] for name in self._names)]
 
 
 def scheduler_of(kind: str, folder: Path) -> Scheduler:
-    """Of a sweep in `folder`, by the name that its record has."""
+    """The scheduler of a sweep in `folder`, by the name in its record."""
     return Slurm() if kind == "slurm" else Local(folder)
 
 

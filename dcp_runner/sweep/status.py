@@ -1,4 +1,4 @@
-"""Looking at a sweep: the state of every job, now or until all have ended."""
+"""Checking a sweep: the state of every job, now or until all have ended."""
 
 from __future__ import annotations
 
@@ -16,97 +16,99 @@ from rich.text import Text
 from dcp_runner.common.run_dir import OUTCOMES, last_attempt
 from dcp_runner.common.tables import table
 from dcp_runner.launch.outcomes import FailureNote, read_exit_notes, read_failure_notes
-from dcp_runner.sweep.job_state import first, judge, srun_signal_death
+from dcp_runner.sweep import job_state
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.scheduler import PENDING, RUNNING, Scheduler, SchedulerUnavailable, scheduler_of
 
 log = logging.getLogger(__name__)
-NOTES_S = 60.0
-"""So long may a file system hide what another machine has written."""
+VISIBLE_S = 60.0
+"""How long a network file system may take to show what another machine has written."""
 
 
 def refresh(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
-    """Bring the records of all jobs that have not ended up to date, and write them down.
+    """Update the records of all jobs that have not ended, and write them.
 
     Raises:
-        SchedulerUnavailable: the scheduler does not answer; the records are as they were.
+        SchedulerUnavailable: the scheduler does not answer; the records are unchanged.
     """
     scheduler = scheduler or scheduler_of(sweep.scheduler, sweep.path)
     open_jobs = [job for job in sweep.jobs if job.ids and not job.state.ended]
     if not open_jobs:
         return
-    words = scheduler.words([job.ids[-1] for job in open_jobs])
+    states = scheduler.states([job.ids[-1] for job in open_jobs])
     for job in open_jobs:
-        _judge(sweep, job, words.get(job.ids[-1]))
+        _update(sweep, job, states.get(job.ids[-1]))
     sweep.write_states()
 
 
-def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
+def _update(sweep: Sweep, job: JobRecord, scheduler_state: str | None) -> None:
     starts = sweep.starts(job)
-    mine = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
-    left = read_exit_notes(mine[-1]) if mine else {}
+    of_last_id = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
+    exits = read_exit_notes(of_last_id[-1]) if of_last_id else {}
     job.attempts = len(starts)
     ranks = job.nodes * job.tasks_per_node
-    if word == "COMPLETED" and len(left) < ranks:
+    if scheduler_state == "COMPLETED" and len(exits) < ranks:
         job.ended_at = job.ended_at or time.time()
-        if time.time() < job.ended_at + NOTES_S:
+        if time.time() < job.ended_at + VISIBLE_S:
             job.state = JobState.running
-            job.told = f"has ended; the notes of {ranks - len(left)} ranks are not here yet"
+            job.reason = f"has ended; {ranks - len(exits)} of {ranks} exit records are not visible yet"
             return
-    ended = word not in PENDING | RUNNING  # else nobody reads the files of thousands of jobs at every look
-    outcomes, seen = (failures(sweep, job), _seen(sweep, job)) if ended else ([], None)
-    job.state, job.told = judge(word, ranks, left, outcomes, seen)
-    if job.state is JobState.failed and sweep.scheduler == "slurm" and not mine and not [*sweep.outputs(job)]:
-        job.told += f"; its tasks have written nothing to {sweep.path}: is it a folder that all nodes see?"
-    if job.state is JobState.running and not mine:
+    ended = scheduler_state not in PENDING | RUNNING  # else every check would read the files of thousands of jobs
+    found, srun_death = (failures(sweep, job), _srun_death(sweep, job)) if ended else ([], None)
+    job.state, job.reason = job_state.judge(scheduler_state, ranks, exits, found, srun_death)
+    printed = of_last_id or [*sweep.outputs(job)]
+    if job.state is JobState.failed and sweep.scheduler == "slurm" and not printed:
+        job.reason += f"; its tasks wrote nothing to {sweep.path}: is it on a file system that all nodes share?"
+    if job.state is JobState.running and not of_last_id:
         job.state = JobState.waiting
 
 
-def _seen(sweep: Sweep, job: JobRecord) -> tuple[int, str] | None:
+def _srun_death(sweep: Sweep, job: JobRecord) -> tuple[int, str] | None:
     errors = (file.read_text(errors="replace") for file in sweep.outputs(job) if file.suffix == ".err")
-    return srun_signal_death("".join(errors))
+    return job_state.srun_signal_death("".join(errors))
 
 
 def failures(sweep: Sweep, job: JobRecord) -> list[FailureNote]:
-    """What the ranks of the last start have written down about their failures."""
+    """The failures that the ranks of the last start have recorded."""
     starts, attempt = sweep.starts(job), last_attempt(sweep.path / job.folder)
-    noted = [
+    recorded = [
         *(read_failure_notes(attempt / OUTCOMES) if attempt else ()),
         *(read_failure_notes(starts[-1]) if starts else ()),
     ]
-    return list({outcome.rank: outcome for outcome in noted}.values())  # a rank notes its failure at one place
+    return list({failure.rank: failure for failure in recorded}.values())  # a rank records its failure in one place
 
 
 def first_failed(sweep: Sweep, job: JobRecord) -> int:
-    """The rank whose log tells most."""
-    starts = sweep.starts(job)
-    failure = first(job.nodes * job.tasks_per_node, read_exit_notes(starts[-1]) if starts else {}, failures(sweep, job))
+    """The rank that failed first, whose log is the most useful; 0: no rank failed."""
+    starts, ranks = sweep.starts(job), job.nodes * job.tasks_per_node
+    exits = read_exit_notes(starts[-1]) if starts else {}
+    failure = job_state.first_failed(ranks, exits, failures(sweep, job))
     return failure.rank if failure else 0
 
 
-def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], told: Callable[[str], None]) -> None:
-    """Until these jobs have ended: a live table on a terminal, a line for each change elsewhere."""
+def wait(sweep: Sweep, poll_s: float, numbers: Collection[int], log_change: Callable[[str], None]) -> None:
+    """Wait until these jobs have ended: a live table on a terminal, a line for each change elsewhere."""
     if sys.stdout.isatty():
-        with Live(job_table(sweep), refresh_per_second=4) as live:
-            for _ in _looks(sweep, poll_s, numbers):
+        with Live(job_table(sweep), refresh_per_second=4, transient=True) as live:
+            for _ in _checks(sweep, poll_s, numbers):
                 live.update(Group(job_table(sweep), Text("\n".join([*reasons(sweep.jobs), summary(sweep)]))))
         return
     before: dict[int, tuple[JobState, int]] = {}
-    for _ in _looks(sweep, poll_s, numbers):
+    for _ in _checks(sweep, poll_s, numbers):
         for job in (job for job in sweep.jobs if job.number in numbers):
             now = (job.state, job.attempts)
             if before.get(job.number, (JobState.waiting, 0)) != now:
-                again = f" (start {job.attempts})" if job.attempts > 1 else ""
-                told(f"job {job.number} {job.state}{again}{': ' if job.told else ''}{job.told}")
+                attempt = f" (attempt {job.attempts})" if job.attempts > 1 else ""
+                log_change(f"job {job.number} {job.state}{attempt}{': ' if job.reason else ''}{job.reason}")
             before[job.number] = now
 
 
-def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[None]:
+def _checks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[None]:
     while True:
         try:
             refresh(sweep)
         except SchedulerUnavailable as error:
-            log.warning("the scheduler does not answer, and is asked again: %s", error)
+            log.warning("the scheduler does not answer; retrying: %s", error)
         yield
         if all(job.state.ended or not job.ids for job in sweep.jobs if job.number in numbers):
             return
@@ -114,7 +116,7 @@ def _looks(sweep: Sweep, poll_s: float, numbers: Collection[int]) -> Iterator[No
 
 
 def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
-    """All jobs (or these), a row each. Overrides that all jobs of the sweep have are in the title."""
+    """A row for each job (default: all). Overrides that all jobs of the sweep share are in the title."""
     columns = ("job", "state", "id", "nodes x tasks", "attempts", "overrides")
     rows = [
         (
@@ -132,17 +134,18 @@ def job_table(sweep: Sweep, jobs: Sequence[JobRecord] | None = None) -> Table:
 
 
 def reasons(jobs: Sequence[JobRecord]) -> list[str]:
-    """Why jobs are in their state, a line for each that has something to tell."""
-    return [f"job {job.number} {job.state}: {job.told}" for job in jobs if job.told]
+    """Why jobs are in their state: one line for each job that has a reason."""
+    return [f"job {job.number} {job.state}: {job.reason}" for job in jobs if job.reason]
 
 
 def summary(sweep: Sweep) -> str:
     """How many jobs are in which state."""
     counts = {state: sum(job.state is state for job in sweep.jobs) for state in JobState}
-    return f"{len(sweep.jobs)} jobs: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
+    total = f"{len(sweep.jobs)} job{'s' if len(sweep.jobs) != 1 else ''}"
+    return f"{total}: " + ", ".join(f"{count} {state}" for state, count in counts.items() if count)
 
 
 def most_useful_logs(sweep: Sweep, job: JobRecord) -> list[Path]:
-    """The log files that tell most about a job: those of its ranks, or else what its tasks have printed."""
+    """The logs of a job's ranks, or else what its tasks have printed."""
     logs = sorted((sweep.path / job.folder / "logs").glob("rank-*.log"))
     return logs or list(sweep.outputs(job))

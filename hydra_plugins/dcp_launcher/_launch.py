@@ -24,7 +24,7 @@ from dcp_runner.launch.broadcast import RunFailed
 from dcp_runner.launch.preflight.resolve import remove_empty_dir
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders
 from dcp_runner.sweep.provenance import copy_code
-from dcp_runner.sweep.record import JobState, Sweep
+from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.status import most_useful_logs, summary, wait
 from hydra_plugins.dcp_launcher._job import RETURNED
 from hydra_plugins.dcp_launcher._planned import PlannedJob, check_objective, check_time_limit, describe_job
@@ -164,7 +164,7 @@ def _results(sweep: Sweep, jobs: Sequence[PlannedJob]) -> list[JobReturn]:
     returns = []
     for job in jobs:
         record = job.record
-        file = sweep.notes(record) / RETURNED
+        file = sweep.job_dir(record) / RETURNED
         kept: JobReturn | None = pickle_load(file) if file.exists() else None
         if record.state is JobState.done:
             returns.append(kept or _returned(job.cfg, JobStatus.COMPLETED, None))
@@ -173,10 +173,14 @@ def _results(sweep: Sweep, jobs: Sequence[PlannedJob]) -> list[JobReturn]:
         if logs:
             log.error("job %d %s; its log: %s", record.number, record.state, logs[0])
         if kept is None or kept.status is not JobStatus.FAILED:
-            kept = _returned(job.cfg, JobStatus.FAILED, RunFailed(f"job {record.number} {record.state}: {record.told}"))
+            kept = _returned(job.cfg, JobStatus.FAILED, RunFailed(_reason(record)))
         returns.append(kept)
     log.info("%s", summary(sweep))
     return returns
+
+
+def _reason(record: JobRecord) -> str:
+    return f"job {record.number} {record.state}: {record.reason}"
 
 
 def _returned(cfg: DictConfig, status: JobStatus, value: Any) -> JobReturn:

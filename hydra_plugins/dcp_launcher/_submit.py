@@ -54,11 +54,11 @@ def build_payloads(
 ) -> list[tuple[PlannedJob, SweepJob]]:
     """The jobs as they go to their processes."""
     for planned in jobs:
-        sweep.notes(planned.record).mkdir(parents=True, exist_ok=True)
+        sweep.job_dir(planned.record).mkdir(parents=True, exist_ok=True)
     if not jobs:
         return []
     common = SharedPayload(context, task).leave(sweep.path / JOBS)
-    return [(planned, SweepJob(common, planned.cfg, sweep.notes(planned.record))) for planned in jobs]
+    return [(planned, SweepJob(common, planned.cfg, sweep.job_dir(planned.record))) for planned in jobs]
 
 
 def submit_to_slurm(

@@ -16,7 +16,7 @@ import os, sys
 from dcp_runner.app import main
 os.environ["COMP_LINE"] = "dcp-runner parallel=dd"
 os.environ["COMP_POINT"] = str(len(os.environ["COMP_LINE"]))
-for arguments in ("--help", "--cfg job --resolve", "-sc query=bash"):
+for arguments in ("run --help", "--cfg job --resolve", "-sc query=bash"):
     sys.argv = ["dcp_runner", *arguments.split()]
     try:
         main()
@@ -30,11 +30,11 @@ def test_help_and_completion_do_not_import_torch(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", NO_TORCH], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = ended.stdout.splitlines()
     assert [line for line in lines if line.endswith(("--help", "--resolve", "query=bash"))] == [
-        "False after --help",
+        "False after run --help",
         "False after --cfg job --resolve",
         "False after -sc query=bash",
     ]
-    help_text = lines[: lines.index("False after --help")]
+    help_text = lines[: lines.index("False after run --help")]
     assert any(line.startswith("parallel: ") and "ddp" in line for line in help_text)
     assert any("torchrun --nproc-per-node" in line for line in help_text)
     assert "parallel=ddp" in ended.stdout.split(), "completion"

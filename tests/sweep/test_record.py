@@ -22,7 +22,7 @@ def sweep_of(path: Path) -> Sweep:
         ids=["12_0", "15"],
         state=JobState.failed,
         attempts=3,
-        told="TIMEOUT: no rank left a word",
+        reason="TIMEOUT: no rank reported an outcome",
     )
     code = {"commit": "c0ffee", "changed": True, "new_files": ["a.py"]}
     jobs = [first, JobRecord(number=1, overrides=[])]
@@ -35,6 +35,17 @@ def test_what_was_written_is_read(tmp_path: Path) -> None:
     assert read(tmp_path) == sweep
     assert [job.state for job in read(tmp_path).jobs] == [JobState.failed, JobState.waiting]
     assert all(isinstance(job.state, JobState) for job in read(tmp_path).jobs)
+
+
+def test_a_job_on_disk(tmp_path: Path) -> None:
+    """The keys of the file, whatever the fields are called."""
+    sweep_of(tmp_path).write()
+    job = json.loads((tmp_path / "sweep.json").read_text())["jobs"][0]
+    assert job == {
+        "number": 0, "overrides": ["optim.lr=1e-3", "name='mit Ümlaut'"], "config": "abc", "folder": "0", "nodes": 2,
+        "tasks_per_node": 4, "ids": ["12_0", "15"], "state": "failed", "attempts": 3, "ended_at": 0.0,
+        "told": "TIMEOUT: no rank reported an outcome",
+    }  # fmt: skip
 
 
 def test_a_sweep_can_be_moved(tmp_path: Path) -> None:
@@ -66,7 +77,7 @@ def test_several_may_write_at_the_same_time(tmp_path: Path) -> None:
 @pytest.mark.parametrize("exists", [True, False])
 def test_a_folder_that_is_no_sweep(tmp_path: Path, exists: bool) -> None:
     folder = tmp_path if exists else tmp_path / "none"
-    with pytest.raises(FileNotFoundError, match=f"{folder}: no sweep.json in it"):
+    with pytest.raises(FileNotFoundError, match=f"{folder}: not a sweep folder"):
         read(folder)
 
 
@@ -76,11 +87,11 @@ def test_starts_are_in_the_order_of_submissions_and_restarts(tmp_path: Path) -> 
     assert sweep.starts(job) == []
     expected = ["90.0", "90.2", "90.10", "12_3.0", "12_3.1", "13.0"]
     for name in sorted(expected):
-        (sweep.notes(job) / name).mkdir(parents=True)
+        (sweep.job_dir(job) / name).mkdir(parents=True)
     for name in ("returned.pkl", "returned.pkl.tmp"):
-        (sweep.notes(job) / name).touch()
+        (sweep.job_dir(job) / name).touch()
     assert [folder.name for folder in sweep.starts(job)] == expected
-    assert sweep.notes(job) == tmp_path / ".jobs/3"
+    assert sweep.job_dir(job) == tmp_path / ".jobs/3"
 
 
 @pytest.mark.parametrize("ids", [[], ["90"]])
@@ -90,7 +101,7 @@ def test_a_job_may_start_before_its_id_is_written_down(tmp_path: Path, ids: list
     job = JobRecord(number=0, overrides=[], ids=ids)
     known = [f"{id}.0" for id in ids]
     for name in [*known, "91.0"]:
-        (sweep.notes(job) / name).mkdir(parents=True)
+        (sweep.job_dir(job) / name).mkdir(parents=True)
     assert [folder.name for folder in sweep.starts(job)] == known
     job.ids.append("91")
     assert [folder.name for folder in sweep.starts(job)] == [*known, "91.0"]

@@ -46,7 +46,7 @@ def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def test_the_controller_knows_better_than_accounting(cluster: Cluster) -> None:
     cluster.answers("squeue", "12|RUNNING", "13|PENDING")
     cluster.answers("sacct", "14|COMPLETED")
-    assert Slurm().words(["12", "13", "14"]) == {"12": "RUNNING", "13": "PENDING", "14": "COMPLETED"}
+    assert Slurm().states(["12", "13", "14"]) == {"12": "RUNNING", "13": "PENDING", "14": "COMPLETED"}
     assert [call.split()[-1] for call in cluster.calls("squeue")] == ["--jobs=12,13,14"]
     assert [call.split()[-1] for call in cluster.calls("sacct")] == ["--jobs=14"], "only what squeue does not know"
 
@@ -54,18 +54,18 @@ def test_the_controller_knows_better_than_accounting(cluster: Cluster) -> None:
 def test_what_accounting_says_unasked_does_not_count(cluster: Cluster) -> None:
     cluster.answers("squeue", "12_3|RUNNING")
     cluster.answers("sacct", "12_0|COMPLETED", "12_3|NODE_FAIL")
-    assert Slurm().words(["12_0", "12_3"]) == {"12_0": "COMPLETED", "12_3": "RUNNING"}
+    assert Slurm().states(["12_0", "12_3"]) == {"12_0": "COMPLETED", "12_3": "RUNNING"}
 
 
 def test_accounting_is_not_asked_without_need(cluster: Cluster) -> None:
     cluster.answers("squeue", "12|COMPLETED")
     cluster.answers("sacct", "12|FAILED")
-    assert Slurm().words(["12"]) == {"12": "COMPLETED"}
+    assert Slurm().states(["12"]) == {"12": "COMPLETED"}
     assert cluster.calls("sacct") == []
 
 
 def test_nothing_is_asked_about_no_job(cluster: Cluster) -> None:
-    assert Slurm().words([]) == {}
+    assert Slurm().states([]) == {}
     Slurm().cancel([])
     assert cluster.calls("squeue") == []
 
@@ -83,13 +83,13 @@ def test_nothing_is_asked_about_no_job(cluster: Cluster) -> None:
 )
 def test_words_of_accounting(cluster: Cluster, answer: str, word: str | None) -> None:
     cluster.answers("sacct", answer)
-    assert Slurm().words(["12"]).get("12") == word
+    assert Slurm().states(["12"]).get("12") == word
 
 
 def test_jobs_of_an_array(cluster: Cluster) -> None:
     cluster.answers("squeue", "12_3|RUNNING", "12_4|PENDING", "12_9|RUNNING", "15|COMPLETING")
     cluster.answers("sacct", "12_0|COMPLETED")
-    words = Slurm().words(["12_3", "12_4", "12_0", "15"])
+    words = Slurm().states(["12_3", "12_4", "12_0", "15"])
     assert words == {"12_3": "RUNNING", "12_4": "PENDING", "12_0": "COMPLETED", "15": "COMPLETING"}
     (queued,) = cluster.calls("squeue")
     assert "--array" in queued.split() and queued.endswith("--jobs=12,15")
@@ -98,22 +98,22 @@ def test_jobs_of_an_array(cluster: Cluster) -> None:
 
 def test_an_array_of_which_no_job_has_begun_is_cancelled_as_a_whole(cluster: Cluster) -> None:
     cluster.answers("squeue", "12|CANCELLED", "13_0|RUNNING", "13|CANCELLED")
-    words = Slurm().words(["12_0", "12_1", "13_0", "13_1"])
+    words = Slurm().states(["12_0", "12_1", "13_0", "13_1"])
     assert words == {"12_0": "CANCELLED", "12_1": "CANCELLED", "13_0": "RUNNING", "13_1": "CANCELLED"}
 
 
 def test_without_accounting_a_job_that_squeue_has_forgotten_is_unknown(cluster: Cluster) -> None:
     cluster.answers("squeue", "13|RUNNING")
-    assert Slurm().words(["12", "13"]) == {"13": "RUNNING"}
+    assert Slurm().states(["12", "13"]) == {"13": "RUNNING"}
     cluster.program("sacct", "echo 'Slurm accounting storage is disabled' >&2; exit 1")
-    assert Slurm().words(["12", "13"]) == {"13": "RUNNING"}
+    assert Slurm().states(["12", "13"]) == {"13": "RUNNING"}
 
 
 def test_squeue_does_not_know_a_single_job(cluster: Cluster) -> None:
     cluster.program("squeue", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
-    assert Slurm().words(["12"]) == {}
+    assert Slurm().states(["12"]) == {}
     cluster.answers("sacct", "12|TIMEOUT")
-    assert Slurm().words(["12"]) == {"12": "TIMEOUT"}
+    assert Slurm().states(["12"]) == {"12": "TIMEOUT"}
 
 
 @pytest.mark.parametrize("accounting", [True, False])
@@ -128,13 +128,13 @@ def test_a_controller_that_does_not_answer_says_nothing_about_jobs(
     if accounting:
         cluster.answers("sacct", "12|NODE_FAIL")
     with pytest.raises(SchedulerUnavailable, match=said):
-        Slurm().words(["12"])
+        Slurm().states(["12"])
 
 
 def test_slurm_is_not_there(cluster: Cluster) -> None:
     (cluster.folder / "squeue").unlink()
     with pytest.raises(SchedulerUnavailable, match="squeue"):
-        Slurm().words(["12"])
+        Slurm().states(["12"])
 
 
 def test_scancel_gets_all_jobs_at_once(cluster: Cluster) -> None:
@@ -178,11 +178,11 @@ WAITS = "echo begun; read line"
 def test_a_local_job_is_a_process_that_knows_the_folder(tmp_path: Path) -> None:
     with process(WAITS, tmp_path / ".submitit/%j") as ours, process(WAITS, tmp_path.parent) as other:
         ids = [str(ours.pid), str(other.pid)]
-        assert Local(tmp_path).words(ids) == {ids[0]: "RUNNING"}
-        assert Local(tmp_path).words([]) == {}
+        assert Local(tmp_path).states(ids) == {ids[0]: "RUNNING"}
+        assert Local(tmp_path).states([]) == {}
         ours.terminate()
         ours.wait()
-        assert Local(tmp_path).words(ids) == {}
+        assert Local(tmp_path).states(ids) == {}
 
 
 def test_one_that_has_ended_is_unknown_though_nobody_has_asked_for_its_code(tmp_path: Path) -> None:
@@ -190,20 +190,20 @@ def test_one_that_has_ended_is_unknown_though_nobody_has_asked_for_its_code(tmp_
         assert ours.stdin
         ours.stdin.close()
         os.waitid(os.P_PID, ours.pid, os.WEXITED | os.WNOWAIT)
-        assert Local(tmp_path).words([str(ours.pid)]) == {}
+        assert Local(tmp_path).states([str(ours.pid)]) == {}
 
 
 def test_a_narrow_terminal_does_not_hide_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     with process(WAITS, tmp_path) as ours:
-        assert Local(tmp_path).words([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
+        assert Local(tmp_path).states([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
 
 
 def test_another_name_of_the_folder_finds_it_too(tmp_path: Path) -> None:
     (tmp_path / "sweep").mkdir()
     (tmp_path / "link").symlink_to("sweep")
     with process(WAITS, tmp_path / "sweep/.submitit/%j") as ours:
-        assert Local(tmp_path / "link").words([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
+        assert Local(tmp_path / "link").states([str(ours.pid)]) == {str(ours.pid): "RUNNING"}
 
 
 def test_cancel_ends_ours_only(tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_cancel_ends_ours_only(tmp_path: Path) -> None:
         Local(tmp_path).cancel([str(ours.pid), str(other.pid)])
         assert ours.wait(10) == -signal.SIGTERM
         assert other.poll() is None
-        assert Local(tmp_path).words([str(ours.pid), str(other.pid)]) == {str(ours.pid): "CANCELLED"}
+        assert Local(tmp_path).states([str(ours.pid), str(other.pid)]) == {str(ours.pid): "CANCELLED"}
 
 
 def test_cancel_reaches_the_controller_below_its_shell(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""The shell commands of `dcp-runner`: one module for each kind, listed in `program`."""
