@@ -1,10 +1,10 @@
 """The programs: ours, and the doors for somebody else's Hydra app.
 
-    @hydra.main(...)                                  @dcp_runner.app.hydra_main(...)
-    def main(cfg): dcp_runner.app.run(cfg)            def main(cfg): anything(cfg)
+    @hydra.main(...)                                   @dcp_runner.hydra_main(...)
+    def main(cfg): dcp_runner.run_experiment(cfg)      def main(cfg): anything(cfg)
 
-`run` does everything: checks, run folder, ranks, exit code. `hydra_main` is `hydra.main` in which only rank 0 of a
-torchrun or srun start enters Hydra, and in which a bad command line is answered with one report.
+`run_experiment` does everything: checks, run folder, ranks, exit code. `hydra_main` is `hydra.main` in which only rank
+0 of a torchrun or srun start enters Hydra, and in which a bad command line is answered with one report.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from dcp_runner.sweep.current_job import in_sweep, start_of
 from dcp_runner.sweep.recorded_command import expand_resume_sweep
 
 log = logging.getLogger(__name__)
-__all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
+__all__ = ["RunFailed", "check", "hydra_main", "main", "run_experiment"]
 hydra_main = partial(launch_hydra_main, meant=expand_resume_sweep)
 
 
-def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
+def run_experiment(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
     """Train what a composed configuration describes, on as many ranks as it asks for. Gives the last value of
     `optimized_metric` (rank 0, or the launcher of the ranks); None: the run has no such metric, or was a dry one.
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 @hydra_main(config_path="pkg://dcp_runner.conf", config_name="config", check=check)
 def _train(cfg: DictConfig) -> float | None:
-    return run(cfg)
+    return run_experiment(cfg)
 
 
 def _folder(cfg: DictConfig, run_dir: Path | None) -> Path:

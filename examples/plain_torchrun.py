@@ -1,8 +1,8 @@
-"""Somebody's own training loop with checkpoints from dcp_runner, no Hydra:
+"""A training loop of your own with checkpoints from dcp_runner, without Hydra:
 
     torchrun --standalone --nproc-per-node 2 examples/plain_torchrun.py runs/plain
 
-Start it again and it goes on; start it with another number of ranks and it still goes on.
+Start it again and it resumes, also with a different number of ranks.
 """
 
 import sys
@@ -11,18 +11,17 @@ import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from dcp_runner import CheckpointCoordinator, StateComponent, Topology
-from dcp_runner.checkpoint.state.rng import RngState
+from dcp_runner import CheckpointCoordinator, RngState, StateComponent, Topology
 
 dist.init_process_group("gloo")
 torch.manual_seed(0)
 model = DistributedDataParallel(torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1)))
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-torch.manual_seed(dist.get_rank())  # from here on each rank draws its own numbers
+torch.manual_seed(dist.get_rank())  # from here on each rank draws its own random numbers
 components = [
-    StateComponent("model", model),  # replicated, because it is wrapped in DDP: checked, and written once
+    StateComponent("model", model),  # wrapped in DDP, so replicated: checked, and written once
     StateComponent("optimizer", optimizer),
-    StateComponent("rng", RngState(), on_missing_copy="fresh"),  # one for each rank
+    StateComponent("rng", RngState(), on_missing_copy="fresh"),  # one per rank
 ]
 coordinator = CheckpointCoordinator(components, Topology.from_env(dp=-1), sys.argv[1], validation="tensor")
 start = coordinator.load("latest").step if coordinator.latest() else 0

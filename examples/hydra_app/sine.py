@@ -1,4 +1,4 @@
-"""The app's own model and data: a small network learns the sine from noisy points."""
+"""The app's own model and data: a small network learns the sine function from noisy points."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import Command, _compose
 
-from dcp_runner.app import run
+from dcp_runner import run_experiment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(90)]
 
@@ -36,7 +36,7 @@ def training(folder: Path, *overrides: str, ranks: int = 1, happens: str = "") -
             f"+callbacks.happens={{_target_: happenings.Happens, what: {happens}, step: 7, disk: {folder}/outputs}}"
         )
     cfg = _compose(tuple(line))
-    return Command(folder, lambda: run(cfg)).start()
+    return Command(folder, lambda: run_experiment(cfg)).start()
 
 
 def failed(made: Command, *words: str) -> None:

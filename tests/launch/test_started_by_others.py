@@ -146,11 +146,11 @@ def test_ranks_with_different_configurations_are_refused(start: Start, tmp_path:
 
 PLAIN_APP = """
 import hydra
-from dcp_runner.app import run
+from dcp_runner import run_experiment
 
 @hydra.main(version_base="1.3", config_path="pkg://dcp_runner.conf", config_name="config")
 def main(cfg):
-    run(cfg, entry="entries:meet")
+    run_experiment(cfg, entry="entries:meet")
 
 main()
 """

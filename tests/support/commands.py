@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from dcp_runner.app import check, hydra_main, run
+from dcp_runner import check, hydra_main, run_experiment
 from dcp_runner.launch import local
 
 FORK = multiprocessing.get_context("fork")
@@ -36,7 +36,7 @@ def ours(entry: str) -> Callable[[], None]:
     @hydra_main(config_path="pkg://dcp_runner.conf", config_name="config", check=check)
     def main(cfg: DictConfig) -> None:
         cfg.seed = int(os.environ.get("TEST_SEED", cfg.seed))
-        run(cfg, entry=f"entries:{entry}")
+        run_experiment(cfg, entry=f"entries:{entry}")
 
     return main
 
@@ -44,7 +44,7 @@ def ours(entry: str) -> Callable[[], None]:
 def composed(entry: str, *overrides: str) -> Callable[[], None]:
     """What follows on Hydra, with a configuration that this process has composed; the run folder is `outputs/run`."""
     cfg = _compose(overrides)
-    return lambda: run(cfg, entry=f"entries:{entry}")
+    return lambda: run_experiment(cfg, entry=f"entries:{entry}")
 
 
 def script(path: Path) -> Callable[[], None]:
