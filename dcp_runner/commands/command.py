@@ -6,8 +6,10 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FAILED, BAD_INPUT, NO_ANSWER = 1, 2, 3
-"""Exit codes: a job has failed or a request was refused; a mistake of the caller; the scheduler does not answer."""
+from dcp_runner.common.errors import BAD_INPUT, UserError
+
+NO_ANSWER = 3
+"""Exit code beside FAILED and BAD_INPUT (common/errors.py): the scheduler does not answer."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +28,9 @@ class Command:
     """
 
 
-class CommandError(Exception):
-    """Why a command cannot be carried out: shown as one line, and the command exits with `code`."""
+class CommandError(UserError):
+    """Why a command cannot be carried out."""
 
-    def __init__(self, message: object, code: int = BAD_INPUT) -> None:
+    def __init__(self, message: object, exit_code: int = BAD_INPUT) -> None:
         super().__init__(str(message))
-        self.code = code
+        self.exit_code = exit_code

@@ -9,7 +9,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from dcp_runner.commands import sweep
-from dcp_runner.commands.command import BAD_INPUT, Command, CommandError
+from dcp_runner.commands.command import Command
+from dcp_runner.common.errors import BAD_INPUT, UserError
 from dcp_runner.common.suggest import did_you_mean
 
 COMMANDS = {command.name: command for command in (*sweep.COMMANDS,)}
@@ -63,9 +64,9 @@ def _run(command: Command, arguments: Sequence[str]) -> int:
     try:
         code = command.run(parser.parse_args(arguments))
         sys.stdout.flush()
-    except CommandError as error:
+    except UserError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
-        return error.code
+        return error.exit_code
     except BrokenPipeError:  # as in `dcp-runner logs DIR | head`; nothing more can be printed, at exit either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dcp_runner.commands.command import FAILED, NO_ANSWER, Command, CommandError
+from dcp_runner.commands.command import NO_ANSWER, Command, CommandError
+from dcp_runner.common.errors import FAILED
 from dcp_runner.common.metrics_file import last_metrics
 from dcp_runner.common.run_dir import log_file
 from dcp_runner.common.tables import as_text, table

@@ -14,8 +14,9 @@ import pytest
 from sweeps import ended_sweep, write
 
 from dcp_runner.commands import program
-from dcp_runner.commands.command import BAD_INPUT, Command, CommandError
+from dcp_runner.commands.command import Command, CommandError
 from dcp_runner.commands.program import COMMANDS, RUN, run_command
+from dcp_runner.common.errors import BAD_INPUT
 
 PYTHON = [sys.executable, "-m", "dcp_runner"]
 

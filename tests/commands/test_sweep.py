@@ -15,8 +15,9 @@ import pytest
 from sweeps import add, ended_process, ended_sweep, failure, write
 
 from dcp_runner.commands import sweep as sweep_commands
-from dcp_runner.commands.command import BAD_INPUT, FAILED, NO_ANSWER
+from dcp_runner.commands.command import NO_ANSWER
 from dcp_runner.commands.program import run_command
+from dcp_runner.common.errors import BAD_INPUT, FAILED
 from dcp_runner.sweep import record
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 

@@ -61,7 +61,7 @@ def test_the_program_itself(
     def command(arguments: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr("dcp_runner.app.about_sweep", command)
+    monkeypatch.setattr("dcp_runner.app.run_command", command)
     monkeypatch.setattr(sys, "argv", ["dcp-runner", "status"])
     with pytest.raises(SystemExit, match=str(error.exit_code)):
         main()
