@@ -11,6 +11,7 @@ from commands import Command, composed
 from entries import user_errors
 
 from dcp_runner.app import main
+from dcp_runner.commands.command import CommandError
 from dcp_runner.common.errors import ConfigError, UserError, showing_user_errors
 from dcp_runner.launch.first_failure import console_summary
 from dcp_runner.launch.outcomes import exit_code, failure_note, read_failure_notes
@@ -35,13 +36,13 @@ def test_a_program_shows_its_text_and_has_its_exit_code(error: UserError, capsys
     with pytest.raises(SystemExit) as end:
         program()
     shown = capsys.readouterr().err
-    assert end.value.code == (2 if isinstance(error, ConfigError) else 1)
+    assert end.value.code == (2 if isinstance(error, (ConfigError, CommandError)) else 1)
     assert str(error) in shown and "Traceback" not in shown
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)
 def test_its_builtin_base_catches_it_still(error: UserError) -> None:
-    assert type(error) is UserError or isinstance(error, (ValueError, OSError, RuntimeError, TypeError))
+    assert type(error) in (UserError, CommandError) or isinstance(error, (ValueError, OSError, RuntimeError, TypeError))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)

@@ -38,7 +38,7 @@ def test_the_same_configuration() -> None:
 def test_every_rank_is_told_who_differs() -> None:
     assert (
         agree(["a", "b", "a", "c"])
-        == ["  * the configuration (its hash) differs on rank 1,3 (rank 0,2: a; rank 1: b; rank 3: c)"] * 4
+        == ["the configuration (its hash) differs on rank 1,3 (rank 0,2: a; rank 1: b; rank 3: c)"] * 4
     )
 
 
