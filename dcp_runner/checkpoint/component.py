@@ -1,30 +1,56 @@
-"""A component: one logical piece of the training state, and how it is shared."""
+"""A component: one logical piece of the training state, and how it is shared between the ranks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from dcp_runner.checkpoint.config import Validation
 from dcp_runner.checkpoint.sharing import AUTO, SharingPattern, SharingTraits
 from dcp_runner.checkpoint.stateful import Stateful
 
 OnMissingCopy = Literal["error", "fresh", "first"]
+"""What a rank does if the checkpoint has no copy for it: fail, start afresh, or take the first copy."""
+_POLICIES = list(get_args(OnMissingCopy))
 
 
 @dataclass(frozen=True)
 class StateComponent:
-    """Declares one component.
+    """Declares one component of the training state: an object to save and load, under a key.
 
-    `key` names its files; `stateful` is an object with `state_dict` and `load_state_dict`, an nn.Module or an
-    optimizer; `sharing_pattern` is a SharingPattern or its text, `auto` by default; `process_group_name` are the
-    axes of PER_GROUP (`dp+tp`). `required=False` lets a checkpoint lack it, and a later run that has no such component
-    drop its state. `validate_replication=False` switches the check of equal holders off, and `validation_level` sets
-    its level. `metadata` goes into the manifest. `on_missing_copy` says what happens when the checkpoint was saved with
-    other copies than are wanted: refuse, leave the object fresh, or give every rank the first copy. Raises ValueError
-    for a key that cannot name a file or a contradiction between pattern and group.
+        StateComponent("model", model)
+        StateComponent("rng", RngState(), SharingPattern.PER_RANK, on_missing_copy="fresh")
+        StateComponent("sampler", sampler, "per_group:tp", required=False)
+
+    key
+        Names the component in messages, and its files: letters, digits, `_` and `.`. Unique within a coordinator.
+    stateful
+        The object: an nn.Module, a torch optimizer, or anything with `state_dict()` and `load_state_dict(state)`. Its
+        state may consist of nested dicts, lists, tuples and sets of tensors, numbers, texts and the like.
+    sharing_pattern
+        Which ranks hold one copy of the state: a SharingPattern or its text. `auto`, the default, reads it from the
+        object: from the DTensors of a model, for instance. A plain object counts as equal on all ranks.
+    process_group_name
+        With PER_GROUP, the mesh axes that a group spans, joined by `+`: `dp` or `dp+tp`. The text `per_group:dp+tp`
+        as the pattern says the same.
+    required
+        If False, a checkpoint may lack the component, and a run that does not have it may ignore its saved state.
+    validate_replication
+        If False, a save does not compare the values of ranks that should hold equal state.
+    validation_level
+        How a save compares them: `quick`, `tensor`, `full` or `none` (see Validation). None: as the coordinator says.
+    metadata
+        Anything that JSON can hold, for the manifest. It is not loaded back.
+    on_missing_copy
+        What a rank does if the checkpoint has no copy for it, because it was saved with other ranks or another sharing.
+        `error`: the load fails. `fresh`: the object stays as it is, and its `reset(step, rank)` is called if it has
+        one. `first`: it loads the first copy. Models, optimizers and other sharded state are resharded instead.
+
+    Raises TypeError for an object that lacks the two methods and for any other argument of a wrong type; ValueError for
+    a key that cannot name a file, for an unknown level or policy, and for a group that contradicts the pattern. What
+    depends on the topology, the pattern's axes above all, is checked when the coordinator is made.
     """
 
     key: str
@@ -38,6 +64,14 @@ class StateComponent:
     on_missing_copy: OnMissingCopy = "error"
 
     def __post_init__(self) -> None:
+        for name, (types, expected) in _TYPES.items():
+            if not isinstance(value := getattr(self, name), types):
+                raise TypeError(f"component {self.key!r}: {name} must be {expected}, not {value!r}")
+        if isinstance(self.stateful, type) or not isinstance(self.stateful, Stateful):
+            raise TypeError(
+                f"component {self.key!r}: stateful must be an object with state_dict() and load_state_dict(), such as a "
+                f"module or an optimizer, not {self.stateful!r:.80}"
+            )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.key):
             raise ValueError(f"component key {self.key!r} cannot name a file: use letters, digits, '_' and '.'")
         pattern, _, axes = self.declared.partition(":")
@@ -45,23 +79,32 @@ class StateComponent:
             raise ValueError(
                 f"component {self.key!r}: process_group_name goes with PER_GROUP, not with {self.declared}"
             )
-        if self.on_missing_copy not in ("error", "fresh", "first"):
-            raise ValueError(
-                f"component {self.key!r}: on_missing_copy is error, fresh or first, not {self.on_missing_copy!r}"
-            )
+        for name, choices in (("validation_level", [None, *Validation]), ("on_missing_copy", _POLICIES)):
+            if (value := getattr(self, name)) not in choices:
+                known = ", ".join(str(choice) for choice in choices)
+                raise ValueError(f"component {self.key!r}: {name} must be one of {known}, not {value!r}")
 
     @property
     def declared(self) -> str:
         """The sharing as text: `auto`, `replicated`, `per_group:dp`."""
-        text = self.sharing_pattern.value if isinstance(self.sharing_pattern, SharingPattern) else self.sharing_pattern
+        text = str(self.sharing_pattern)
         if self.process_group_name and ":" not in text:
             text += ":" + self.process_group_name
         return text
 
 
+_TYPES: dict[str, tuple[Any, str]] = {
+    "key": (str, "a str"),
+    "sharing_pattern": (str, "a SharingPattern or its text, such as 'per_rank' or 'per_group:dp'"),
+    "process_group_name": ((str, type(None)), "the names of mesh axes as text, such as 'dp' or 'dp+tp'"),
+    "required": (bool, "a bool"),
+    "validate_replication": (bool, "a bool"),
+}
+
+
 @dataclass(frozen=True)
 class WithTraits:
-    """A Stateful with what is known of how it is held, for objects that cannot tell it themselves."""
+    """A Stateful with sharing traits, for an object that does not know them itself."""
 
     stateful: Stateful
     traits: SharingTraits

@@ -1,4 +1,4 @@
-"""What a user may say about checkpoints. Plain data: nothing here imports torch."""
+"""The configuration of checkpoints. Plain data: nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from enum import StrEnum
 
 
 class Validation(StrEnum):
-    """How the holders of one copy are compared before it is written. Every level above `none` finds every
-    difference.
+    """How the holders of a copy are compared before it is written. Every level above `none` detects every difference;
+    they differ in how much of it the error names.
     """
 
     none = "none"
@@ -18,7 +18,7 @@ class Validation(StrEnum):
 
 
 class Check(StrEnum):
-    """Which bytes are checked against their digests while a checkpoint is loaded."""
+    """Which bytes a load checks against their digests."""
 
     all = "all"
     read = "read"
@@ -33,55 +33,54 @@ class Best(StrEnum):
 
 @dataclass(kw_only=True)
 class KeepConfig:
-    """Which checkpoints stay. A checkpoint stays if any rule keeps it; the newest always stays. Retired ones have a
-    rule of their own, and are none of those that the other rules count.
+    """Which checkpoints are kept: those that any rule keeps, and always the newest. Retired checkpoints have a rule of
+    their own; the other rules do not count them.
     """
 
     last: int | None = None
-    """Keep this many of the newest ones; null keeps all."""
+    """Keep this many of the newest; null keeps all."""
     best: int = 1
-    """Keep this many of the best ones by `metric`, whatever their age. Counts as 0 where `metric` is eval_loss and the
-    run has no evaluation."""
+    """Keep this many of the best by `metric`, whatever their age. Counts as 0 if `metric` is eval_loss and the run has
+    no evaluation."""
     every: int | None = None
     """Keep every checkpoint whose step is a multiple of this."""
     metric: str = "eval_loss"
-    """The metric that decides which is best, as recorded in the manifest at the save: loss (of the step's batch),
-    eval_loss, or what a callback adds in `on_evaluate`."""
+    """The metric that decides which is best, as the manifest recorded it at the save: loss (of that step's batch),
+    eval_loss, or a metric that a callback adds in `on_evaluate`."""
     mode: Best = Best.min
     """Whether smaller (min) or larger (max) is better."""
     retired: int | None = 1
-    """Of the checkpoints that were retired by going back to an earlier step, keep this many of those saved last; the
-    others are deleted at the next save. null keeps all.
-    """
+    """Of the checkpoints that were retired by resuming from an earlier step, keep this many of those saved last; the
+    next save deletes the others. null keeps all."""
 
 
 @dataclass(kw_only=True)
 class CheckpointConfig:
-    """When to save, how well to check, what to keep."""
+    """When to save, what to verify, what to keep."""
 
     root: str | None = None
-    """Folder of the checkpoints; null means `checkpoints` in the run folder."""
+    """The checkpoint root; null means `checkpoints` in the run folder."""
     every_steps: int | None = 100
-    """Save after every so many optimizer steps; null: not by steps."""
+    """Save each time this many optimizer steps are done; null: not by steps."""
     every_minutes: float | None = None
     """Save when this many minutes have passed since the last save, by rank 0's clock; null: not by time."""
     at_end: bool = True
     """Save after the last step."""
     eval_on_save: bool = True
-    """Evaluate before a save, where `keep.last` and `keep.best` need the metric; not where a signal asked to stop,
-    because then time is short."""
+    """Evaluate before a save if `keep.last` and `keep.best` need the metric; not after a stop signal, when time is
+    short."""
     validation: Validation = Validation.tensor
-    """How holders of one copy are compared before a save: none, quick, tensor or full."""
+    """How the holders of a copy are compared before a save: none, quick, tensor or full."""
     validation_for: dict[str, Validation] = field(default_factory=dict)
-    """The same for single components: `+checkpoint.validation_for.optimizer=quick`."""
+    """The same for individual components: `+checkpoint.validation_for.optimizer=quick`."""
     check: Check = Check.all
-    """On loading, check the digests of all files (shared out between the ranks) or only of what is read."""
+    """A load checks the digests of all files (divided among the ranks), or only of what it reads."""
     timeout_s: float = 600.0
-    """Seconds after which a silent rank counts as failed in any phase of a save or a load."""
+    """Seconds after which a rank that does not respond counts as failed, in any phase of a save or a load."""
     keep: KeepConfig = field(default_factory=KeepConfig)
-    """Retention."""
+    """Which checkpoints to keep."""
 
     @property
     def saves(self) -> bool:
-        """Whether a save is planned; a signal makes one in any case."""
+        """Whether a save is planned; a stop signal causes one in any case."""
         return self.every_steps is not None or self.every_minutes is not None or self.at_end

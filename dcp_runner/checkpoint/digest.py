@@ -1,7 +1,7 @@
-"""Digests of bytes and tensors: for the comparison of holders, and for the integrity of files.
+"""Digests of bytes and tensors, for comparing the holders of a copy and for the integrity of files.
 
-xxh3 with 128 bits, in blocks, so that a part of a tensor can be checked and one pass serves both purposes. It finds
-accidents; it is no defence against somebody who wants to deceive.
+xxh3 with 128 bits, block by block, so that one pass over a tensor serves both purposes and a part of a tensor can be
+checked. It detects accidents, not tampering.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import torch
 import xxhash
 
 BLOCK = 4 * 2**20
-"""Bytes that one digest of a file's index covers."""
+"""Number of bytes that one digest covers."""
 
 
 def hash_bytes(data: bytes | memoryview) -> str:
-    """32 hex digits."""
+    """The digest of the data as 32 hex digits."""
     return xxhash.xxh3_128_hexdigest(data)
 
 
 def hash_file(file: BinaryIO) -> str:
-    """The same of what is left to read of a file, in bounded memory."""
+    """The digest of the rest of an open file, in bounded memory."""
     hasher = xxhash.xxh3_128()
     while block := file.read(BLOCK):
         hasher.update(block)
@@ -30,11 +30,11 @@ def hash_file(file: BinaryIO) -> str:
 
 
 def host_bytes(tensor: torch.Tensor) -> memoryview:
-    """The tensor's values as bytes in row-major order: a view where it is contiguous and on the CPU, else a copy."""
+    """The tensor's values as bytes in row-major order: a view if it is contiguous and on the CPU, else a copy."""
     dense = tensor.detach().cpu().contiguous()
     if not dense.numel():
         return memoryview(b"")
-    flat = dense.as_strided((dense.numel(),), (1,))  # of a size of 1, "contiguous" leaves any stride
+    flat = dense.as_strided((dense.numel(),), (1,))  # of a size of 1, `contiguous` leaves any stride as it is
     return memoryview(flat.view(torch.uint8).numpy().data)
 
 
@@ -45,14 +45,14 @@ def dtype_name(tensor: torch.Tensor) -> str:
 
 @dataclass(frozen=True)
 class TensorDigest:
-    """Digests of a tensor's blocks of 4 MiB, its dtype and shape, and their digest."""
+    """The digests of a tensor's blocks, and one digest of these together with dtype and shape."""
 
     blocks: tuple[str, ...]
     whole: str
 
 
 def digest_tensor(tensor: torch.Tensor) -> TensorDigest:
-    """One pass over the tensor's bytes."""
+    """Digest a tensor in one pass over its bytes."""
     data = host_bytes(tensor)
     blocks = tuple(hash_bytes(data[start : start + BLOCK]) for start in range(0, len(data), BLOCK))
     whole = hash_bytes(f"{dtype_name(tensor)} {tuple(tensor.shape)} {' '.join(blocks)}".encode())

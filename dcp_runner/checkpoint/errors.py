@@ -1,17 +1,18 @@
-"""Errors of the checkpoint core; all are user errors (see common/errors.py), each with a builtin base besides.
+"""The errors of the checkpoint core; all are user errors (see common/errors.py), each with a builtin base besides.
 
-CheckpointError(RuntimeError)       what every living rank raises, with the same text, when a phase failed anywhere
-├ what one rank found, and the type that its RankFailure carries:
-UnsupportedStateError(TypeError)    a state holds something that the format has no place for
-IntegrityError(ValueError)          bytes on disk are not those that were written
-FileAccessError(OSError)            a file cannot be read or written, for a reason that says nothing about its bytes
-NewerFormatError(RuntimeError)      a checkpoint was written by a newer version
-MismatchError(ValueError)           a checkpoint does not fit the live objects
-ReplicaMismatchError(ValueError)    holders of one copy hold different values
-SupersededError(RuntimeError)       a newer attempt has claimed the checkpoint root
-OccupiedError(RuntimeError)         a living process of this host has claimed the checkpoint root
-ForeignError(ValueError)            a folder belongs to another run
-TilingError(ValueError)             the parts of a tensor, over all ranks, are not the tensor
+CheckpointError              a phase failed: raised with the same text on every rank that is still running
+└ RankFailure                one of its causes: a rank, and the name and message of the error that the rank raised:
+  ├ UnsupportedStateError    a state has values that the format cannot store
+  ├ MismatchError            a checkpoint does not fit the live objects
+  ├ ReplicaMismatchError     the holders of a copy hold different values
+  ├ TilingError              the shards of a tensor, over all ranks, do not add up to the tensor
+  ├ IntegrityError           bytes on disk are not those that were written
+  ├ NewerFormatError         a checkpoint was written by a newer version
+  ├ ForeignError             a folder belongs to another run
+  ├ OccupiedError            a live process on this host has claimed the checkpoint root
+  └ SupersededError          a newer attempt of the run has claimed the checkpoint root
+
+A RankFailure carries any other error of a rank in the same way, such as FileAccessError (common/errors.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from dcp_runner.common.ranks import rank_text
 
 
 class UnsupportedStateError(UserError, TypeError):
-    """A state holds values that the format has no place for; the text lists all of them by path and type."""
+    """A state has values that the format cannot store; the message lists all of them by path and type."""
 
 
 class IntegrityError(UserError, ValueError):
@@ -32,37 +33,37 @@ class IntegrityError(UserError, ValueError):
 
 
 class NewerFormatError(UserError, RuntimeError):
-    """A checkpoint is in a format that this version does not know; the text has both formats."""
+    """A checkpoint has a format that this version does not know; the message gives both formats."""
 
 
 class SupersededError(UserError, RuntimeError):
-    """A newer attempt of the run has taken over the folder of its checkpoints."""
+    """A newer attempt of the run has claimed the checkpoint root."""
 
 
 class OccupiedError(UserError, RuntimeError):
-    """A process that is alive on this host has claimed the folder of the checkpoints."""
+    """A live process on this host has claimed the checkpoint root."""
 
 
 class ForeignError(UserError, ValueError):
-    """A run folder, or a folder of checkpoints, belongs to another run."""
+    """A run folder or a checkpoint root belongs to another run."""
 
 
 class MismatchError(UserError, ValueError):
-    """A checkpoint and the live objects do not fit; the text lists everything that differs."""
+    """A checkpoint does not fit the live objects; the message lists everything that differs."""
 
 
 class ReplicaMismatchError(UserError, ValueError):
-    """State that is declared equal on several ranks is not."""
+    """State that is declared equal on several ranks is not equal."""
 
 
 class TilingError(UserError, ValueError):
-    """The ranks hold parts of a tensor that overlap, or that leave something out."""
+    """The shards of a tensor on the ranks overlap, or leave elements out."""
 
 
 @dataclass(frozen=True)
 class RankFailure:
-    """What went wrong on one rank. `consequence` marks an error that another rank's failure caused (a broken
-    connection).
+    """What went wrong on one rank; `consequence` marks an error that only followed from another rank's failure, such
+    as a broken connection.
     """
 
     rank: int
@@ -73,10 +74,10 @@ class RankFailure:
 
 
 class CheckpointError(UserError, RuntimeError):
-    """The common outcome of a failed phase: equal on all living ranks.
+    """A phase of a save or a load failed; raised with the same text on all ranks that are still running.
 
-    `phase` is the phase that failed, `failures` the ranks at fault (a silent rank is one of them), `alive` the
-    ranks that answered.
+    `phase` names the phase, `failures` has the ranks at fault (a rank that stopped responding is one of them), and
+    `alive` has the ranks that responded.
     """
 
     def __init__(self, phase: str, failures: Sequence[RankFailure], alive: Sequence[int], kept: str = "") -> None:
@@ -87,17 +88,17 @@ class CheckpointError(UserError, RuntimeError):
 
     @property
     def types(self) -> frozenset[str]:
-        """Type names of the failures, as `IntegrityError`."""
+        """The type names of the failures, such as `IntegrityError`."""
         return frozenset(failure.type for failure in self.failures)
 
     @property
     def reasons(self) -> str:
-        """The messages of the failures, each once, in one line."""
+        """The different messages of the failures in one line."""
         return "; ".join(dict.fromkeys(failure.message for failure in self.failures))
 
 
 def describe(phase: str, failures: Sequence[RankFailure]) -> str:
-    """One paragraph for each different message, with the ranks that reported it."""
+    """A line for each different message, with the ranks that reported it."""
     reporters: dict[tuple[str, str], list[RankFailure]] = {}
     for failure in failures:
         reporters.setdefault((failure.type, failure.message), []).append(failure)

@@ -1,7 +1,7 @@
-"""How a component of the training state is shared between ranks, and how that is decided.
+"""How the state of a component is shared between the ranks, and how that is decided.
 
-A sharing pattern is the name of the group of ranks that hold one copy. Below `resolve` nobody asks which pattern it
-was: the topology turns a `Sharing` into copies, and everything else loops over copies.
+A sharing pattern names the group of ranks that hold one copy. It is looked at only here and in topology.py, which turns
+a `Sharing` into copies; all other code loops over copies.
 """
 
 from __future__ import annotations
@@ -11,28 +11,29 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 AUTO = "auto"
+"""Declares no pattern: the traits of the object decide."""
 
 
 class SharingPattern(StrEnum):
     """The group of ranks that hold one copy of a component."""
 
     GLOBAL = "global"
-    """One copy for the world; the first rank has the authority."""
+    """One copy for the world: rank 0 writes it, and no other rank is compared with it."""
     REPLICATED = "replicated"
-    """One copy for the world, equal on all ranks, which is checked."""
+    """One copy for the world, equal on all ranks; a save checks that."""
     PER_RANK = "per_rank"
-    """A copy for each rank."""
+    """One copy for each rank."""
     PER_GROUP = "per_group"
-    """A copy for each group of ranks that differ only along the named mesh axes; equal inside a group, which is
-    checked.
+    """One copy for each group of ranks that differ only along the named mesh axes, equal within the group; a save
+    checks that.
     """
     PER_NODE = "per_node"
-    """A copy for each node; the node's first rank has the authority."""
+    """One copy for each node: its first rank writes it, and no other rank is compared with it."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """A pattern, and for PER_GROUP the mesh axes that a group spans."""
+    """A pattern, and with PER_GROUP the mesh axes that a group spans."""
 
     pattern: SharingPattern
     axes: tuple[str, ...] = ()
@@ -43,79 +44,78 @@ class Sharing:
 
 @dataclass(frozen=True)
 class SharingTraits:
-    """What a live object shows of how it is held; the input of `sharing=auto`.
+    """How a live object is shared, as far as the object shows it; `auto` decides by it."""
 
-    The state differs along the mesh axes `varies_along`, by what its object says; `sharded_along`, because its tensors
-    are shards (DTensors), so that what is not sharded there is equal; and `names_vary_along`, because each rank has
-    tensors of other names (pipeline stages). `pattern` is set where the object leaves no choice.
-    """
-
-    why: str
+    reason: str
+    """For the plan table and the manifest, where `auto` decides."""
     varies_along: frozenset[str] = frozenset()
+    """Mesh axes along which the ranks hold different state."""
     pattern: SharingPattern | None = None
+    """The pattern that `auto` takes, whatever the axes; None: the widest one that the axes allow."""
     sharded_along: frozenset[str] = frozenset()
+    """Mesh axes along which its DTensors are sharded; all else is equal along them."""
     names_vary_along: frozenset[str] = frozenset()
+    """Mesh axes along which the ranks hold tensors of different names, such as the stages of a pipeline."""
 
 
 @dataclass(frozen=True)
 class ResolvedSharing:
-    """A decided sharing and the reason, for the plan table and the manifest."""
+    """A sharing, and the reason for it that the plan table and the manifest show."""
 
     sharing: Sharing
     reason: str
     independent: bool = False
-    """Whether the copies need not agree on anything, not even where they are parts of one state: declared per_rank."""
+    """Declared per_rank: the copies need not agree on anything, not even on what shards of one state have in common."""
 
 
 def parse_sharing(text: str) -> Sharing:
-    """`global`, `replicated`, `per_rank`, `per_node` or `per_group:<axes>` with axes joined by `+`.
+    """Parse `global`, `replicated`, `per_rank`, `per_node` or `per_group:<axes>`, with axes joined by `+`.
 
     Raises ValueError with the valid spellings.
     """
-    word, colon, rest = text.strip().lower().partition(":")
+    name, colon, rest = text.strip().lower().partition(":")
     axes = tuple(axis.strip() for axis in rest.split("+")) if colon else ()
-    words = [pattern.value for pattern in SharingPattern]
-    if word not in words:
+    if name not in list(SharingPattern):
         raise ValueError(
-            f"unknown sharing {text!r}: expected auto, {', '.join(words[:-2])}, per_node or per_group:<axes>"
+            f"unknown sharing {text!r}: expected auto, global, replicated, per_rank, per_node or per_group:<axes>"
         )
-    if (word == SharingPattern.PER_GROUP.value) != bool(axes) or not all(axes) or len(set(axes)) != len(axes):
+    if (name == SharingPattern.PER_GROUP) != bool(axes) or not all(axes) or len(set(axes)) != len(axes):
         raise ValueError(
-            f"sharing {text!r}: per_group, and only it, names mesh axes, as per_group:dp or per_group:dp+tp"
+            f"sharing {text!r}: per_group, and no other pattern, names mesh axes: per_group:dp or per_group:dp+tp"
         )
-    return Sharing(SharingPattern(word), axes)
+    return Sharing(SharingPattern(name), axes)
 
 
 def resolve(declared: str, traits: SharingTraits, axes: Sequence[str]) -> ResolvedSharing:
     """Decide the sharing of one component.
 
-    `declared` is the user's text or `auto`; `axes` are the topology's mesh axes. A declaration wins; `auto` spans
-    every axis along which the object does not vary. Raises ValueError for a declaration that does not parse or
-    names an unknown axis, or that contradicts what the object shows.
+    `declared` is what the user wrote, `axes` are the topology's mesh axes. A declaration takes precedence; `auto` makes
+    a copy span every axis along which the object does not vary. Raises ValueError for a declaration that does not
+    parse, names an unknown axis, or would lose state.
     """
-    apart = traits.sharded_along | traits.names_vary_along
-    found = widest_sharing(apart | traits.varies_along, axes)
+    parts_along = traits.sharded_along | traits.names_vary_along
+    automatic = widest_sharing(parts_along | traits.varies_along, axes)
     if traits.pattern is not None:
-        found = Sharing(traits.pattern)
+        automatic = Sharing(traits.pattern)
     if declared == AUTO:
-        return ResolvedSharing(found, traits.why)
+        return ResolvedSharing(automatic, traits.reason)
     sharing = parse_sharing(declared)
     unknown = [axis for axis in sharing.axes if axis not in axes]
     if unknown:
         raise ValueError(
             f"sharing {declared!r} names mesh axis {', '.join(unknown)}; this topology has {', '.join(axes) or 'none'}"
         )
-    lost = apart - distinct_axes(sharing, axes)
+    lost = parts_along - distinct_axes(sharing, axes)
     if lost:
         raise ValueError(
-            f"declared as {declared}, which keeps one copy along {', '.join(sorted(lost))}; but what the ranks hold "
-            f"differs there ({traits.why}), so the rest would be lost. Declare {found}, or leave it to auto"
+            f"declared as {declared}, which keeps a single copy along {', '.join(sorted(lost))}; but the ranks hold "
+            f"different state there ({traits.reason}), so the rest would be lost. Declare {automatic} or auto"
         )
     return ResolvedSharing(sharing, "declared", independent=sharing.pattern is SharingPattern.PER_RANK)
 
 
 def widest_sharing(varies: Collection[str], axes: Sequence[str]) -> Sharing:
-    """The widest sharing among ranks that differ along some of the axes only."""
+    """The sharing with the largest groups, where ranks hold different state along the axes in `varies`."""
     spanned = tuple(axis for axis in axes if axis not in varies)
     if len(spanned) == len(axes):
         return Sharing(SharingPattern.REPLICATED)
@@ -123,7 +123,7 @@ def widest_sharing(varies: Collection[str], axes: Sequence[str]) -> Sharing:
 
 
 def distinct_axes(sharing: Sharing, axes: Sequence[str]) -> frozenset[str]:
-    """The axes along which the ranks hold different copies; of PER_NODE none, since nodes are no axis."""
+    """The axes along which ranks hold different copies; none with PER_NODE, because nodes are not a mesh axis."""
     if sharing.pattern is SharingPattern.PER_RANK:
         return frozenset(axes)
     if sharing.pattern is SharingPattern.PER_GROUP:

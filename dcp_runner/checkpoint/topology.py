@@ -1,46 +1,47 @@
-"""Who holds what, as plain integers: world size, mesh axes, ranks of each node, and the copies that a sharing makes
-of them.
-"""
+"""The ranks as plain integers: world size, mesh axes, nodes, and the copies that a sharing makes of a component."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
+from operator import index as to_index
 
 from dcp_runner.checkpoint.sharing import Sharing, SharingPattern
 from dcp_runner.common import launch_env
 
 AXES = ("pp", "dp", "fsdp", "tp")
-"""The usual mesh axes in DeviceMesh order: stages, replicas, shards, tensor-parallel ranks."""
+"""The usual mesh axes, outermost first: pipeline stages, replicas, shards, tensor parallelism."""
 
 EVERYWHERE = "all"
-"""Name of the copy that the whole world holds."""
+"""The name of the copy that all ranks hold."""
 
 
 @dataclass(frozen=True)
 class Copy:
-    """One copy of a component.
-
-    `name` is made of the coordinates that its group does not span, so that it means the same under another world size.
-    """
+    """One copy of a component."""
 
     name: str
+    """Consists of the coordinates that its holders have in common, so it means the same under another world size."""
     holders: tuple[int, ...]
-    """Ranks that hold this copy, ascending."""
+    """The ranks that hold this copy, ascending."""
     writers: tuple[int, ...]
-    """Those among the holders that write it; they share out the bytes."""
+    """The holders that write it, each a share of the bytes."""
     equal: bool
-    """Whether all holders must hold the same bytes."""
+    """Whether all holders must hold equal bytes."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """World size, named mesh axes (outermost first) and the ranks of each node.
+    """The ranks of a run: how many there are, how they form a mesh, and which of them share a node.
 
-    `axes` maps axis name to degree; their product is the world size. Without axes all ranks are data-parallel
-    (`dp`). Without `nodes` all ranks are on one node. Raises ValueError where these contradict each other.
+        Topology(8, {"pp": 2, "dp": 4}, nodes=[[0, 1, 2, 3], [4, 5, 6, 7]])
+
+    `axes` has the degree of each named mesh axis, outermost first; their product is the world size. By default all
+    ranks are data-parallel (`dp`). `nodes` has the ranks of each node; by default there is one node. Any integers will
+    do, numpy's too. Raises ValueError if these contradict each other, and TypeError for what is not an integer.
     """
 
     world_size: int
@@ -48,59 +49,64 @@ class Topology:
     nodes: Sequence[Sequence[int]] | None = None
 
     def __post_init__(self) -> None:
-        axes = dict(self.axes) if self.axes else {"dp": self.world_size}
-        nodes = tuple(tuple(node) for node in self.nodes) if self.nodes else (tuple(range(self.world_size)),)
-        if any(degree < 1 for degree in axes.values()) or prod(axes.values()) != self.world_size:
+        world = _integer("world_size", self.world_size)
+        axes = {name: _integer(f"axis {name!r}", degree) for name, degree in (self.axes or {"dp": world}).items()}
+        nodes = self.nodes if self.nodes is not None and len(self.nodes) else [range(world)]
+        ranks_of_nodes = tuple(tuple(_integer("a rank in nodes", rank) for rank in node) for node in nodes)
+        if world < 1:
+            raise ValueError(f"world_size must be at least 1, not {world}")
+        if any(degree < 1 for degree in axes.values()) or prod(axes.values()) != world:
             shape = " x ".join(f"{name}={degree}" for name, degree in axes.items())
-            raise ValueError(f"mesh {shape} needs {prod(axes.values())} ranks, but the world size is {self.world_size}")
-        if sorted(rank for node in nodes for rank in node) != list(range(self.world_size)):
-            raise ValueError(f"nodes {nodes} do not hold each of the ranks 0 to {self.world_size - 1} once")
+            raise ValueError(f"mesh {shape} needs {prod(axes.values())} ranks, but the world size is {world}")
+        if sorted(rank for node in ranks_of_nodes for rank in node) != list(range(world)):
+            raise ValueError(f"nodes {ranks_of_nodes} do not have each of the ranks 0 to {world - 1} exactly once")
+        object.__setattr__(self, "world_size", world)
         object.__setattr__(self, "axes", axes)
-        object.__setattr__(self, "nodes", nodes)
-        object.__setattr__(self, "_known", {})
+        object.__setattr__(self, "nodes", ranks_of_nodes)
 
     @property
     def mesh(self) -> dict[str, int]:
-        """Degree of every axis, outermost first."""
+        """The degree of each axis, outermost first."""
         return dict(self.axes or {})
 
     def coordinates(self, rank: int) -> dict[str, int]:
-        """The rank's place on every mesh axis (row-major, as torch's DeviceMesh)."""
-        place: dict[str, int] = {}
+        """The rank's coordinate on each mesh axis (row-major, as in torch's DeviceMesh)."""
+        coordinates: dict[str, int] = {}
         for name, degree in reversed(self.mesh.items()):
-            rank, place[name] = divmod(rank, degree)
-        return {name: place[name] for name in self.mesh}
+            rank, coordinates[name] = divmod(rank, degree)
+        return {name: coordinates[name] for name in self.mesh}
 
-    def rank_at(self, place: Mapping[str, int]) -> int:
-        """The rank with these coordinates; 0 where an axis is not given."""
+    def rank_at(self, coordinates: Mapping[str, int]) -> int:
+        """The rank with these coordinates; an axis that is not given counts as 0."""
         rank = 0
         for name, degree in self.mesh.items():
-            rank = rank * degree + place.get(name, 0)
+            rank = rank * degree + coordinates.get(name, 0)
         return rank
 
     def index(self, rank: int, axes: Sequence[str]) -> tuple[int, int]:
-        """(index, size) of the rank among the places of `axes` taken together, as a data-parallel index over dp and
-        fsdp.
-        """
-        place, index, size = self.coordinates(rank), 0, 1
+        """(index, size) of the rank on some axes flattened into one, such as dp and fsdp for the data-parallel rank."""
+        coordinates, index, size = self.coordinates(rank), 0, 1
         for name, degree in self.mesh.items():
             if name in axes:
-                index, size = index * degree + place[name], size * degree
+                index, size = index * degree + coordinates[name], size * degree
         return index, size
 
     def axes_among(self, ranks: Sequence[int]) -> frozenset[str]:
-        """The axes along which these ranks stand at different places."""
-        places = [self.coordinates(rank) for rank in ranks]
-        return frozenset(axis for axis in self.mesh if len({place[axis] for place in places}) > 1)
+        """The axes on which these ranks have different coordinates."""
+        all_coordinates = [self.coordinates(rank) for rank in ranks]
+        return frozenset(axis for axis in self.mesh if len({each[axis] for each in all_coordinates}) > 1)
 
     def copies(self, sharing: Sharing) -> tuple[Copy, ...]:
-        """All copies of a component that is shared so. Every rank holds exactly one."""
-        known: dict[Sharing, tuple[Copy, ...]] = self._known  # type: ignore[attr-defined]
-        if sharing not in known:
-            known[sharing] = self._copies(sharing)
-        return known[sharing]
+        """All copies of a component with this sharing. Every rank holds exactly one of them."""
+        if sharing not in self._copies_by_sharing:
+            self._copies_by_sharing[sharing] = self._make_copies(sharing)
+        return self._copies_by_sharing[sharing]
 
-    def _copies(self, sharing: Sharing) -> tuple[Copy, ...]:
+    @cached_property
+    def _copies_by_sharing(self) -> dict[Sharing, tuple[Copy, ...]]:
+        return {}
+
+    def _make_copies(self, sharing: Sharing) -> tuple[Copy, ...]:
         groups: dict[str, list[int]] = {}
         for rank in range(self.world_size):
             groups.setdefault(self._copy_name(sharing, rank), []).append(rank)
@@ -118,10 +124,14 @@ class Topology:
         if sharing.pattern is SharingPattern.PER_RANK:
             return f"rank-{rank:05d}"
         if sharing.pattern is SharingPattern.PER_NODE:
-            return next(f"node-{number}" for number, node in enumerate(self.nodes or ()) if rank in node)
+            return next(f"node-{index}" for index, node in enumerate(self.nodes or ()) if rank in node)
         if sharing.pattern is SharingPattern.PER_GROUP:
-            place = self.coordinates(rank)
-            fixed = [f"{name}-{place[name]}" for name, n in self.mesh.items() if name not in sharing.axes and n > 1]
+            coordinates = self.coordinates(rank)
+            fixed = [
+                f"{name}-{coordinates[name]}"
+                for name, degree in self.mesh.items()
+                if name not in sharing.axes and degree > 1
+            ]
             return "_".join(fixed) or EVERYWHERE
         return EVERYWHERE
 
@@ -144,12 +154,20 @@ class Topology:
 
 
 def fill_degrees(axes: Mapping[str, int], world: int) -> dict[str, int]:
-    """Replace the one degree that is -1 by what is left of the world size."""
+    """Replace the degree that is -1, if there is one, by the world size divided by the other degrees."""
     known = max(1, prod(degree for degree in axes.values() if degree != -1))
     return {name: max(1, world // known) if degree == -1 else degree for name, degree in axes.items()}
 
 
+def _integer(what: str, value: int) -> int:
+    """The value as a plain int, whatever kind of integer it is."""
+    try:
+        return to_index(value)
+    except TypeError as error:
+        raise TypeError(f"{what} must be an integer, not {value!r}") from error
+
+
 def consecutive_nodes(counts: Sequence[int]) -> list[list[int]]:
-    """Ranks of each node where nodes hold so many consecutive ranks each."""
-    starts = [sum(counts[:number]) for number in range(len(counts))]
+    """The ranks of each node if the nodes have so many consecutive ranks each."""
+    starts = [sum(counts[:index]) for index in range(len(counts))]
     return [list(range(start, start + count)) for start, count in zip(starts, counts, strict=True)]

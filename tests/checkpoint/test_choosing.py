@@ -306,7 +306,7 @@ def test_a_metric_may_be_a_tensor_of_one_number(tmp_path: Path) -> None:
 
 
 def test_metadata_that_is_no_json_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="component 'box': its metadata is not JSON"):
+    with pytest.raises(RuntimeError, match="component 'box': metadata is not JSON"):
         alone(tmp_path, StateComponent("box", Box(), metadata={"what": object()}))
 
 

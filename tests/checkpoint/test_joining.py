@@ -174,8 +174,8 @@ def test_groups_without_parameters_come_back_in_their_places(
 @pytest.mark.parametrize(
     ("here", "told"),
     [
-        ([("0", 0.5)], "group 1, which has no parameters there and is not here; add it before the load"),
-        ([("", 0.5), ("0", 0.5)], "group 1, which has no parameters there and has some here"),
+        ([("0", 0.5)], "group 1, which is empty in the checkpoint and does not exist here; add it before the load"),
+        ([("", 0.5), ("0", 0.5)], "group 1, which is empty in the checkpoint and has parameters here"),
     ],
 )
 def test_options_that_have_no_place_are_refused(here: list[Any], told: str, tmp_path: Path) -> None:

@@ -253,7 +253,7 @@ def test_different_options_within_one_live_group_are_an_error(tmp_path: Path) ->
     with pytest.raises(CheckpointError) as failure:
         alone(tmp_path, *components(other, second)).load(1, strict=False)
     assert failure.value.types == {"MismatchError"} and before == bits([other.state_dict(), second.state_dict()])
-    assert "2.weight and 0.weight are in one group here, and were saved with different ['lr', 'weight_decay']" in str(
+    assert "2.weight and 0.weight are in one group here, but were saved with different ['lr', 'weight_decay']" in str(
         failure.value
     )
 
@@ -352,7 +352,9 @@ def test_an_optimizer_without_a_model_component_goes_by_places(tmp_path: Path) -
 def test_what_is_no_optimizers_state_says_so(tmp_path: Path) -> None:
     optimizer = torch.optim.SGD(network().parameters(), 0.1)
     alone(tmp_path, StateComponent("optimizer", Box(copy.deepcopy(optimizer.state_dict())))).save(1)
-    with pytest.raises(CheckpointError, match="optimizer: what was saved is no optimizer's state by parameter names"):
+    with pytest.raises(
+        CheckpointError, match="optimizer: what was saved is not the state of an optimizer by parameter names"
+    ):
         alone(tmp_path, StateComponent("optimizer", optimizer)).load(1, strict=False)
 
 

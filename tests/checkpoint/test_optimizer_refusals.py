@@ -67,7 +67,7 @@ AT_ONCE: dict[str, tuple[Callable[[nn.Module], Optimizer], list[str]]] = {
         ["Raising", "RuntimeError: it has not been consolidated", "fsdp"],
     ),
     "one inside raises": (lambda m: more.SAM(m.parameters(), Raising, lr=0.1), ["Raising", "not been consolidated"]),
-    "elsewhere": (lambda m: Elsewhere(m.parameters(), 0.1), ["Elsewhere", "takes them from elsewhere"]),
+    "elsewhere": (lambda m: Elsewhere(m.parameters(), 0.1), ["Elsewhere", "keeps some state elsewhere"]),
     "no groups": (lambda m: Bare(m.parameters()), ["Bare", "no state and no param_groups", "the optimizer inside it"]),
     "lost inside": (
         lambda m: more.SAM(m.parameters(), more.Ranger21, num_iterations=9, lr=0.1),
@@ -104,7 +104,7 @@ def test_a_load_without_effect_is_an_error(tmp_path: Path) -> None:
     optimizer.count = 3
     coordinator.save(1)
     optimizer.count = 0
-    with pytest.raises(CheckpointError, match=r"Forgetful: its load_state_dict\(\) has not taken count as saved"):
+    with pytest.raises(CheckpointError, match=r"Forgetful: its load_state_dict\(\) did not restore count as saved"):
         coordinator.load(1)
 
 
@@ -121,7 +121,7 @@ def test_what_goes_by_places_needs_the_same_groups(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as failure:
         alone(tmp_path, *two(1, 0)).load(1, strict=False)
     assert failure.value.phase == "compare" and "magma_state, " in str(failure.value)
-    assert "of the saved Magma cannot be re-cut" in str(failure.value)
+    assert "of the saved Magma cannot be resharded" in str(failure.value)
     alone(tmp_path, *two(0, 1)).load(1)
 
 
@@ -133,8 +133,8 @@ def test_an_optimizer_with_others_inside_is_not_one_without(tmp_path: Path) -> N
         return [StateComponent("model", model), StateComponent("optimizer", optimizer)]
 
     for saved, here, told in (
-        (True, False, "saved (optimizer), here they are none"),
-        (False, True, "here they are optimizer"),
+        (True, False, "optimizer in the checkpoint, none here"),
+        (False, True, "none in the checkpoint, optimizer here"),
     ):
         folder = tmp_path / str(saved)
         alone(folder, *parts(saved)).save(1)
@@ -171,10 +171,10 @@ KINDS: dict[str, Callable[[Any], Optimizer]] = {
 @pytest.mark.parametrize(
     ("saved", "here", "told"),
     [
-        ("AdamW", "SGD", "optimizer: it was saved by AdamW, here it is SGD; leave it as it was built"),
-        ("SGD", "AdamW", "it was saved by SGD, here it is AdamW"),
-        ("SGD", "thin", "it was saved by SGD, here it is AdamW"),
-        ("Lookahead", "Lookahead of SGD", "optimizer was saved by AdamW, here it is SGD"),
+        ("AdamW", "SGD", "optimizer: the optimizer was saved by AdamW, but is SGD here; keep it as it was built"),
+        ("SGD", "AdamW", "the optimizer was saved by SGD, but is AdamW here"),
+        ("SGD", "thin", "the optimizer was saved by SGD, but is AdamW here"),
+        ("Lookahead", "Lookahead of SGD", "optimizer was saved by AdamW, but is SGD here"),
         ("AdamW", "thin", ""),
         ("thin", "AdamW", ""),
     ],

@@ -45,7 +45,7 @@ def test_spellings(text: str, expected: Sharing) -> None:
         ("auto", "unknown sharing"),
         ("replicate", "expected auto, global, replicated, per_rank, per_node or per_group:<axes>"),
         ("per-rank", "unknown sharing"),
-        ("per_group", "per_group, and only it, names mesh axes"),
+        ("per_group", "per_group, and no other pattern, names mesh axes"),
         ("per_group:", "names mesh axes"),
         ("per_group:dp+", "names mesh axes"),
         ("per_group:dp+dp", "names mesh axes"),
@@ -140,7 +140,7 @@ def test_a_pattern_and_its_group_are_one_text(pattern: Any, group: str | None, d
         ({"sharing_pattern": P.GLOBAL, "process_group_name": "dp"}, "goes with PER_GROUP"),
         ({"process_group_name": "dp"}, "goes with PER_GROUP"),
         ({"sharing_pattern": "per_group:tp", "process_group_name": "dp"}, "goes with PER_GROUP"),
-        ({"on_missing_copy": "guess"}, "on_missing_copy is error, fresh or first"),
+        ({"on_missing_copy": "guess"}, "on_missing_copy must be one of error, fresh, first"),
     ],
 )
 def test_contradictions_in_a_component_are_refused(arguments: dict[str, Any], words: str) -> None:
@@ -154,7 +154,12 @@ def test_all_that_is_wrong_with_the_components_is_told_at_once() -> None:
         bind(components, Topology(2), 0, validation_for={"c": "quick"})
     assert all(
         word in str(failure.value)
-        for word in ("two components have the key 'a'", "'b'", "mesh axis pp", "'c', which no component has")
+        for word in (
+            "key 'a' is used by several components",
+            "'b'",
+            "mesh axis pp",
+            "validation_for names 'c', but no component",
+        )
     )
 
 

@@ -198,7 +198,7 @@ def test_contradictions_in_the_environment_are_refused(env: dict[str, str], axes
     [
         ({"pp": 2, "dp": 3}, None, "mesh pp=2 x dp=3 needs 6 ranks, but the world size is 4"),
         ({"dp": 0}, None, "dp=0"),
-        (None, [[0, 1], [2]], "do not hold each of the ranks 0 to 3 once"),
+        (None, [[0, 1], [2]], "do not have each of the ranks 0 to 3 exactly once"),
         (None, [[0, 1], [1, 2, 3]], "once"),
         (None, [[0, 1, 2, 4]], "once"),
     ],

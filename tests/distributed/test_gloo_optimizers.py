@@ -147,8 +147,8 @@ WHERE_THEY_TRAIN = {
 }
 """Those that step with DTensors; the others raise in their first step, whatever is saved."""
 REFUSED = {
-    "LBFGS": "not from one rank: 'd' of LBFGS cannot be re-cut",
-    "statistics and more": "not from one rank: 'plain' of Statistics cannot be re-cut",
+    "LBFGS": "not from one rank: 'd' of LBFGS cannot be resharded",
+    "statistics and more": "not from one rank: 'plain' of Statistics cannot be resharded",
     "total": "refused: Total cannot be stored: 'total' in its `state` is a DTensor",
 }
 """By when, and what."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -103,24 +103,6 @@ class ModelState:
     def _cuts(self) -> Iterator[tuple[int, ...]]:
         tensors = (*self.module.parameters(), *self.module.buffers())
         return (ranks for tensor in tensors if is_dtensor(tensor) for ranks in shard_groups(tensor))
-
-
-def parameters_by_name(models: Sequence[ModelState], live: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
-    """All parameters of the models, by `<model key>.<name>`, and by the bare name where that means only one of them.
-
-    A bare name means a parameter of the models that have some of the live parameters, before one of the other models.
-    """
-    known = {id(one) for one in live}
-    of = {model.key: dict(model.module.named_parameters()) for model in models}
-    held = {key for key, its in of.items() if any(id(one) in known for one in its.values())}
-    found: dict[str, torch.Tensor] = {}
-    for keys in (of.keys() - held, held):
-        bare: dict[str, dict[int, torch.Tensor]] = {}
-        for name, one in (item for key in keys for item in of[key].items()):
-            bare.setdefault(name, {})[id(one)] = one
-        found = {name: one for name, one in found.items() if name not in bare}
-        found |= {name: one for name, ones in bare.items() if len(ones) == 1 for one in ones.values()}
-    return {f"{key}.{name}": one for key, its in of.items() for name, one in its.items()} | found
 
 
 def unwrap(module: nn.Module) -> nn.Module:

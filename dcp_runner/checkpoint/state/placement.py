@@ -1,5 +1,7 @@
-"""How the state of a parameter lies on the mesh and in memory, where that cannot be seen from the parameter. It is
-recorded beside the state, because a fresh optimizer has none to tell it.
+"""How the state of a parameter is laid out on the mesh and in memory, where that does not follow from the parameter.
+
+It is recorded beside the state, under "placed", because a fresh optimizer has no state that would show it: a text for
+each leaf of a value, made of words that are separated by spaces.
 """
 
 from __future__ import annotations
@@ -12,78 +14,78 @@ import torch
 from dcp_runner.checkpoint.state.dtensor import describe_placements, distribute, is_dtensor, target_placements
 from dcp_runner.common.torch_private import tree_leaves, tree_structure, tree_unflatten
 
-WHOLE = "whole"
-"""A plain tensor with dimensions, kept for a parameter that is a DTensor."""
+PLAIN = "whole"
+"""A plain tensor with dimensions that belongs to a DTensor parameter."""
 STRIDES = "strides="
-"""A dense tensor in another order than row by row: what multiplies it sums in another order too."""
+"""The strides of a dense tensor that is not row-major: matrix products with it would sum in another order otherwise."""
 
 
-def placing(value: Any, parameter: torch.Tensor) -> list[str]:
-    """For each leaf of the value a text of words; nothing if all are empty, as is usual: a DTensor of the parameter's
-    shape lies as the parameter, a number on every rank, and all row by row.
+def record_layout(value: Any, param: torch.Tensor) -> list[str]:
+    """A text for each leaf of a value. No texts if all would be empty, the usual case: DTensors of the parameter's
+    shape and placements, the same scalar on every rank, and everything row-major.
 
-    Raises ValueError for what could not be made again.
+    Raises ValueError for what could not be restored.
     """
-    texts = [_text(leaf, parameter, inside=leaf is not value) for leaf in tree_leaves(value)]
+    texts = [_leaf_layout(leaf, param, inside=leaf is not value) for leaf in tree_leaves(value)]
     return texts if any(texts) else []
 
 
-def unplaced(value: Any, parameter: torch.Tensor, texts: Sequence[str]) -> list[str]:
-    """Why leaves of a saved value, whose tensors need have no data, cannot be placed for the parameter."""
+def layout_problems(value: Any, param: torch.Tensor, texts: Sequence[str]) -> list[str]:
+    """Why leaves of a saved value cannot be sharded as the parameter needs it; their tensors may be on meta."""
     found = []
-    for leaf, words in _pairs(value, texts):
+    for leaf, words in _leaves(value, texts):
         try:
-            _where(leaf, parameter, words)
+            _placements(leaf, param, words)
         except ValueError as error:
             found.append(str(error))
     return found
 
 
-def place(value: Any, parameter: torch.Tensor, texts: Sequence[str], moved: bool) -> Any:
-    """A saved value as it is kept for the parameter: on the mesh what belongs there, the rest on the parameter's device
-    if it is to be moved.
+def restore_layout(value: Any, param: torch.Tensor, texts: Sequence[str], to_device: bool) -> Any:
+    """A saved value as an optimizer keeps it for the parameter: DTensors on the parameter's mesh, and if `to_device`
+    plain tensors on its device.
     """
-    made = [_placed(leaf, parameter, words, moved) for leaf, words in _pairs(value, texts)]
-    return tree_unflatten(made, tree_structure(value))
+    leaves = [_restore_leaf(leaf, param, words, to_device) for leaf, words in _leaves(value, texts)]
+    return tree_unflatten(leaves, tree_structure(value))
 
 
-def _pairs(value: Any, texts: Sequence[str]) -> list[tuple[Any, list[str]]]:
+def _leaves(value: Any, texts: Sequence[str]) -> list[tuple[Any, list[str]]]:
+    """(leaf, words)."""
     leaves = tree_leaves(value)
     return list(zip(leaves, [text.split() for text in texts or [""] * len(leaves)], strict=True))
 
 
-def _text(leaf: Any, parameter: torch.Tensor, inside: bool) -> str:
+def _leaf_layout(leaf: Any, param: torch.Tensor, inside: bool) -> str:
     if not isinstance(leaf, torch.Tensor):
         return ""
-    alike = leaf.shape == parameter.shape
-    if is_dtensor(leaf) and not is_dtensor(parameter):
-        raise ValueError("a DTensor, kept for a parameter that is none")
+    same_shape = leaf.shape == param.shape
+    if is_dtensor(leaf) and not is_dtensor(param):
+        raise ValueError("a DTensor, but the parameter is a plain tensor")
     if is_dtensor(leaf):
-        return "" if alike and not inside else describe_placements(leaf)
+        return "" if same_shape and not inside else describe_placements(leaf)
     words = []
-    if is_dtensor(parameter) and leaf.ndim:
-        if alike:
-            raise ValueError("a plain tensor, kept for a parameter of the same shape that is a DTensor")
-        words = [WHOLE]
+    if is_dtensor(param) and leaf.ndim:
+        if same_shape:
+            raise ValueError("a plain tensor, but the parameter of the same shape is a DTensor")
+        words = [PLAIN]
     if not leaf.is_contiguous() and torch.empty_like(leaf).stride() == leaf.stride():
         words.append(STRIDES + ",".join(map(str, leaf.stride())))
     return " ".join(words)
 
 
-def _where(leaf: Any, parameter: torch.Tensor, words: Sequence[str]) -> Any:
-    """The placements of a leaf that belongs on the parameter's mesh and is not there yet; else None."""
-    plain = not isinstance(leaf, torch.Tensor) or is_dtensor(leaf)
-    if plain or not is_dtensor(parameter) or WHOLE in words:
+def _placements(leaf: Any, param: torch.Tensor, words: Sequence[str]) -> Any:
+    """The placements of a leaf that is still to be distributed over the parameter's mesh; else None."""
+    if not isinstance(leaf, torch.Tensor) or is_dtensor(leaf) or not is_dtensor(param) or PLAIN in words:
         return None
     text = " ".join(word for word in words if not word.startswith(STRIDES))
-    return target_placements(leaf.shape, parameter, text) if text or leaf.ndim else None
+    return target_placements(leaf.shape, param, text) if text or leaf.ndim else None
 
 
-def _placed(leaf: Any, parameter: torch.Tensor, words: Sequence[str], moved: bool) -> Any:
-    if (where := _where(leaf, parameter, words)) is not None:
-        return distribute(leaf, parameter, where)
+def _restore_leaf(leaf: Any, param: torch.Tensor, words: Sequence[str], to_device: bool) -> Any:
+    if (placements := _placements(leaf, param, words)) is not None:
+        return distribute(leaf, param, placements)
     if not isinstance(leaf, torch.Tensor) or is_dtensor(leaf):
         return leaf
     for strides in (word.removeprefix(STRIDES) for word in words if word.startswith(STRIDES)):
         leaf = torch.empty_strided(leaf.shape, [*map(int, strides.split(","))], dtype=leaf.dtype).copy_(leaf)
-    return leaf.to(parameter.device) if moved else leaf
+    return leaf.to(param.device) if to_device else leaf
