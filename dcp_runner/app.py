@@ -24,6 +24,7 @@ from dcp_runner.common import logs
 from dcp_runner.common.errors import BAD_INPUT, UserError, show, showing_user_errors
 from dcp_runner.common.launch_env import World, from_env
 from dcp_runner.common.metrics_file import last_metrics
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.convert import config_hash
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.broadcast import RunFailed
@@ -72,7 +73,8 @@ def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> 
         sys.exit(code)
     if cfg.get("dry_run") or (world is not None and world.rank > 0):
         return None  # what the job returns is rank 0's to say, and the others need not all read its file
-    value = last_metrics(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
+    metrics = last_metrics(RunDir(_folder(cfg, run_dir)).metrics_file)
+    value = metrics.get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
     return None if value is None else float(value)
 
 

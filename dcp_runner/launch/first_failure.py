@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dcp_runner.common.run_dir import log_file
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.launch.outcomes import LINGER_S, FailureNote, RankExit, RunResult
 
 _SOURCE = re.compile(r"^\[\S*\] ")
@@ -62,7 +62,7 @@ def report(ended: RunResult, outcomes: Sequence[FailureNote], run_dir: Path) -> 
     lines = [first.details.rstrip()] if first.details else []
     if others:
         lines.append(f"ended after it: rank {', '.join(others)}")
-    return [*lines, f"log: {log_file(run_dir, first.rank)}", f"FAILED: {first.headline}"]
+    return [*lines, f"log: {RunDir(run_dir).log_file(first.rank)}", f"FAILED: {first.headline}"]
 
 
 def console_summary(outcome: FailureNote) -> str:

@@ -28,7 +28,7 @@ from types import FrameType
 
 from dcp_runner.common.launch_env import Starter, from_env
 from dcp_runner.common.processes import die_with_parent
-from dcp_runner.common.run_dir import OUTCOMES, attempt_dir
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, asked
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import (
@@ -104,7 +104,7 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
             stopped_by = request.sigval
         finally:
             _kill(ranks())
-        folders = [attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, Path(own)]
+        folders = [RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, Path(own)]
         left = {rank: note for folder in folders for rank, note in read_exit_notes(folder).items()}
         failures = {outcome.rank: outcome for folder in folders for outcome in read_failure_notes(folder)}
     return RunResult(_exits(size, failed, left, cut_short), stopped_by, list(failures.values()))
@@ -153,7 +153,7 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     ended = run_rank(job, world, stop)
-    _leave_notes(ended, world.rank, attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, own)
+    _leave_notes(ended, world.rank, RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, own)
     sys.stdout.flush()
     sys.stderr.flush()
     if ended.code:

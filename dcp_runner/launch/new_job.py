@@ -10,7 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from dcp_runner.common.errors import ConfigError
-from dcp_runner.common.run_dir import new_attempt, obstacle
+from dcp_runner.common.folders import obstacle
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.convert import config_hash, literal, to_plain
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.job import Job
@@ -25,7 +26,7 @@ def new_job(config: RunConfig, entry: str, run_dir: Path, start: Mapping[str, An
     """
     plain = to_plain(config)
     try:
-        attempt = new_attempt(run_dir, _hydra_files(plain))
+        attempt = RunDir(run_dir).new_attempt(_hydra_files(plain))
     except OSError as error:
         where = Path(error.filename or run_dir)
         why = obstacle(where) or f"{where}: {error.strerror}"

@@ -15,7 +15,7 @@ from dcp_runner.common.device import Device
 from dcp_runner.common.errors import ConfigError, FileAccessError
 from dcp_runner.common.launch_env import World
 from dcp_runner.common.run_context import RunContext
-from dcp_runner.common.run_dir import OUTCOMES, attempt_dir, log_file
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import StopFlag
 from dcp_runner.config.convert import from_plain
 from dcp_runner.config.schema import RunConfig
@@ -57,7 +57,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         again=job.again,
         dated=job.dated,
     )
-    own_log = log_file(context.run_dir, rank)
+    own_log = RunDir(context.run_dir).log_file(rank)
     with RecordFailure(context) as recorded:
         logs.setup(rank, own_log)
         if rank:
@@ -94,7 +94,7 @@ class RecordFailure(AbstractContextManager["RecordFailure"]):
 
     def _record(self, error: BaseException) -> outcomes.FailureNote:
         outcome = outcomes.failure_note(error, self._context.rank)
-        notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
+        notes = RunDir(self._context.run_dir).attempt(self._context.attempt).outcomes
         with suppress(OSError):  # what cannot be written here either may be the very error that is recorded
             outcomes.write_failure_note(notes, outcome)
             self.noted = True

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from dcp_runner.common.metrics_file import last_metrics
-from dcp_runner.common.run_dir import log_file
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.tables import table
 from dcp_runner.sweep import record, status
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
@@ -98,7 +98,7 @@ def _logs(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int
     """print the log of one rank of each job"""
     for job in jobs:
         rank = given.rank if given.rank is not None else status.first_failed(sweep, job)
-        own = log_file(sweep.path / job.folder, rank)
+        own = RunDir(sweep.path / job.folder).log_file(rank)
         for file in [own] if own.exists() else sweep.outputs(job):
             print(f"== job {job.number}: {file}")
             print(file.read_text(encoding="utf-8", errors="replace"), end="")
@@ -108,7 +108,7 @@ def _logs(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int
 def _results(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> int:
     """show the last metrics of every job"""
     status.refresh(sweep)
-    found = [{"job": job.number, "state": job.state, **last_metrics(sweep.path / job.folder)} for job in jobs]
+    found = [{"job": job.number, "state": job.state, **_last(sweep, job)} for job in jobs]
     if given.json:
         print(json.dumps([row | {"overrides": job.overrides} for row, job in zip(found, jobs, strict=True)], indent=1))
         return _code(jobs)
@@ -144,6 +144,10 @@ def _show(sweep: Sweep, jobs: list[JobRecord], given: argparse.Namespace) -> Non
 
 def _code(jobs: Sequence[JobRecord]) -> int:
     return FAILED if any(job.state in (JobState.failed, JobState.cancelled) for job in jobs) else 0
+
+
+def _last(sweep: Sweep, job: JobRecord) -> dict[str, Any]:
+    return last_metrics(RunDir(sweep.path / job.folder).metrics_file)
 
 
 def _text(value: Any) -> str:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dcp_runner.common.run_dir import OUTCOMES, last_attempt
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.tables import table
 from dcp_runner.launch.outcomes import FailureNote, read_exit_notes, read_failure_notes
 from dcp_runner.sweep.job_state import first, judge, srun_signal_death
@@ -69,9 +69,9 @@ def _seen(sweep: Sweep, job: JobRecord) -> tuple[int, str] | None:
 
 def failures(sweep: Sweep, job: JobRecord) -> list[FailureNote]:
     """What the ranks of the last start have written down about their failures."""
-    starts, attempt = sweep.starts(job), last_attempt(sweep.path / job.folder)
+    starts, run = sweep.starts(job), RunDir(sweep.path / job.folder)
     noted = [
-        *(read_failure_notes(attempt / OUTCOMES) if attempt else ()),
+        *read_failure_notes(run.attempt(run.last_attempt()).outcomes),
         *(read_failure_notes(starts[-1]) if starts else ()),
     ]
     return list({outcome.rank: outcome for outcome in noted}.values())  # a rank notes its failure at one place
@@ -144,5 +144,4 @@ def summary(sweep: Sweep) -> str:
 
 def most_useful_logs(sweep: Sweep, job: JobRecord) -> list[Path]:
     """The log files that tell most about a job: those of its ranks, or else what its tasks have printed."""
-    logs = sorted((sweep.path / job.folder / "logs").glob("rank-*.log"))
-    return logs or list(sweep.outputs(job))
+    return RunDir(sweep.path / job.folder).log_files() or list(sweep.outputs(job))

@@ -12,7 +12,7 @@ import pytest
 from solo import boxed, resume, visible
 
 from dcp_runner.common.links import point
-from dcp_runner.common.run_dir import new_attempt
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.run.resume import ResumeRequest
 
 
@@ -25,13 +25,13 @@ def test_a_run_folder_that_was_copied_with_links_followed_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = tmp_path / "run"
-    new_attempt(run, {"config.yaml": "a: 1\n"})
+    RunDir(run).new_attempt({"config.yaml": "a: 1\n"})
     boxed(run / "checkpoints", {"step": 1})[1].save(1)
     copy = copied_with_links_followed(run, tmp_path / "copy")
     assert not (copy / ".hydra").is_symlink() and not (copy / "checkpoints" / "latest").is_symlink()
     (copy / "checkpoints" / "latest" / "own notes").touch()
 
-    assert new_attempt(copy, {"config.yaml": "a: 2\n"}) == 2
+    assert RunDir(copy).new_attempt({"config.yaml": "a: 2\n"}) == 2
     box, coordinator = boxed(copy / "checkpoints")
     report = resume(ResumeRequest("auto"), coordinator)
     assert report is not None and report.step == 1 and box.state == {"step": 1}
@@ -58,7 +58,7 @@ def test_a_file_system_without_links(
 
     monkeypatch.setattr(os, "symlink", symlink)
     run = tmp_path / "run"
-    assert [new_attempt(run, {"config.yaml": "a: 1\n"}) for _ in range(2)] == [1, 2]
+    assert [RunDir(run).new_attempt({"config.yaml": "a: 1\n"}) for _ in range(2)] == [1, 2]
     _, coordinator = boxed(run / "checkpoints", {"step": 1})
     for step in (1, 2):
         assert coordinator.save(step).name == f"checkpoint-{step}"
