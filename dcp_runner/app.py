@@ -152,11 +152,11 @@ def _run_here(config: RunConfig, entry: str, folder: Path, start: Mapping[str, A
     if size == 1 and alone:
         with StopFlag() as stop:
             rank = run_rank(job, None, stop)
-        ended = outcomes.RunResult([outcomes.RankExit(0, rank.code)], outcomes=[rank.outcome] if rank.outcome else [])
+        ended = outcomes.RunResult([outcomes.RankExit(0, rank.code)], failures=[rank.failure] if rank.failure else [])
     else:
         ended = local.launch(job, size, size // nodes)
     if ended.exit_code == 1:
-        print(*first_failure.report(ended, ended.outcomes, Path(job.run_dir)), sep="\n", file=sys.stderr)
+        print(*first_failure.report(ended, Path(job.run_dir)), sep="\n", file=sys.stderr)
     return ended.exit_code
 
 
@@ -188,13 +188,13 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         with StopFlag() as stop:
             ended = run_rank(job, world, stop)
         code = ended.code
-        if ended.outcome:
-            print(first_failure.console_summary(ended.outcome), file=sys.stderr)
+        if ended.failure:
+            print(first_failure.console_summary(ended.failure), file=sys.stderr)
         elif world.rank == 0 and not stop.exit_now:
             code = requeue_if_stopped(code, resolve_config(cfg, world).resources.requeues, os.environ)
-        if in_sweep() or not ended.outcome:
+        if in_sweep() or not ended.failure:
             abandon_process_group()
-        meeting.part(together=not (ended.outcome or stop.exit_now))
+        meeting.part(together=not (ended.failure or stop.exit_now))
     else:
         meeting.part()
     return code or 0

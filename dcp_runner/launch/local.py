@@ -32,13 +32,13 @@ from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, asked
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import (
-    ExitNote,
+    ExitRecord,
     RankExit,
     RunResult,
-    read_exit_notes,
-    read_failure_notes,
-    write_exit_note,
-    write_failure_note,
+    read_exit_records,
+    read_failure_records,
+    write_exit_record,
+    write_failure_record,
 )
 from dcp_runner.launch.rank import RecordFailure, load_entry_point, run_rank
 
@@ -78,7 +78,7 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
     )
     failed: dict[int, int] = {}
     stopped_by: int | None = None
-    cut_short = False
+    killed_now = False
     others = set(multiprocessing.active_children())
     early = asked()
 
@@ -86,13 +86,13 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         return set(multiprocessing.active_children()) - others
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped_by, cut_short
+        nonlocal stopped_by, killed_now
         if stopped_by is not None:
-            cut_short = True
+            killed_now = True
             _kill(ranks())
             return
         stopped_by = number
-        print("stopping: the ranks save and leave; once more ends them at once", file=sys.stderr, flush=True)
+        print("Stopping: ranks will save and exit. Press Ctrl-C again to kill them.", file=sys.stderr, flush=True)
         raise SignalException(f"signal {number}", signal.Signals(number))
 
     with _quiet(), _handling(stop), TemporaryDirectory(prefix="dcp_runner-") as own:
@@ -105,24 +105,26 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         finally:
             _kill(ranks())
         folders = [RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, Path(own)]
-        left = {rank: note for folder in folders for rank, note in read_exit_notes(folder).items()}
-        failures = {outcome.rank: outcome for folder in folders for outcome in read_failure_notes(folder)}
-    return RunResult(_exits(size, failed, left, cut_short), stopped_by, list(failures.values()))
+        records = {rank: record for folder in folders for rank, record in read_exit_records(folder).items()}
+        failures = {failure.rank: failure for folder in folders for failure in read_failure_records(folder)}
+    return RunResult(_exits(size, failed, records, killed_now), stopped_by, list(failures.values()))
 
 
-def _exits(size: int, failed: dict[int, int], left: Mapping[int, ExitNote], cut_short: bool) -> list[RankExit]:
-    """How every rank ended: from its note, else from what elastic saw, else it was killed. The wordless come first.
+def _exits(size: int, failed: Mapping[int, int], records: Mapping[int, ExitRecord], killed_now: bool) -> list[RankExit]:
+    """How every rank ended: from its record, else from what elastic saw, else it was killed. Those without a record
+    come first.
 
-    An unseen one was killed by elastic if a death was seen that must have come before, or if the whole grace has
-    passed since the first note of a failure; and by us if somebody asked twice to stop (`cut_short`).
+    An unseen rank was killed by elastic if a death was seen that must have come before, or if `LEAVE_S` has passed
+    since the first record of a failure; and by us after a second stop signal (`killed_now`).
     """
-    first = min((note.time for note in left.values() if note.code), default=time.time())
+    first = min((record.time for record in records.values() if record.code), default=time.time())
     late = time.time() - first >= LEAVE_S
-    after = cut_short or late or any(rank not in left for rank in failed)
-    seen = [RankExit(rank, code) for rank, code in failed.items() if rank not in left]
-    unseen = [rank for rank in range(size) if rank not in left and rank not in failed]
-    wordless = seen + [RankExit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in unseen]
-    return wordless + [RankExit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
+    by_launcher = killed_now or late or any(rank not in records for rank in failed)
+    seen = [RankExit(rank, code) for rank, code in failed.items() if rank not in records]
+    unseen = [rank for rank in range(size) if rank not in records and rank not in failed]
+    killed = [RankExit(rank, -signal.SIGKILL, by_launcher=by_launcher, seen=False) for rank in unseen]
+    by_time = sorted(records.items(), key=lambda item: item[1].time)
+    return [*seen, *killed, *(RankExit(rank, record.code) for rank, record in by_time)]
 
 
 def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early: int | None, own: Path) -> None:
@@ -153,21 +155,21 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     ended = run_rank(job, world, stop)
-    _leave_notes(ended, world.rank, RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, own)
+    _write_records(ended, world.rank, RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, own)
     sys.stdout.flush()
     sys.stderr.flush()
     if ended.code:
         os._exit(ended.code)  # threads that still wait for a dead peer must not keep a rank alive
 
 
-def _leave_notes(ended: RecordFailure, rank: int, notes: Path, own: Path) -> None:
-    """How this rank ended: in the run folder, or where that is full, gone or unwritable in the launcher's own."""
+def _write_records(ended: RecordFailure, rank: int, outcomes: Path, own: Path) -> None:
+    """How this rank ended: in the run folder, or in the launcher's own where that is full, gone or unwritable."""
     try:
-        write_exit_note(notes, rank, ended.code)
+        write_exit_record(outcomes, rank, ended.code)
     except OSError:
-        write_exit_note(own, rank, ended.code)
-    if ended.outcome and not ended.noted:
-        write_failure_note(own, ended.outcome)
+        write_exit_record(own, rank, ended.code)
+    if ended.failure and not ended.is_written:
+        write_failure_record(own, ended.failure)
 
 
 def _kill(ranks: set[BaseProcess]) -> None:

@@ -75,34 +75,34 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
 
 
 class RecordFailure(AbstractContextManager["RecordFailure"]):
-    """Turns the end of a rank into an exit code, and a failure into a note for whoever asks which rank was first."""
+    """Turns the end of a rank into an exit code, and a failure into a record (see outcomes.py)."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self.code = 0
         """For the process."""
-        self.outcome: outcomes.FailureNote | None = None
+        self.failure: outcomes.FailureRecord | None = None
         """How it failed, if it did."""
-        self.noted = False
-        """Whether the run folder has a note of that; not where it is full, gone or unwritable."""
+        self.is_written = False
+        """Whether the record is in the run folder; not where that is full, gone or unwritable."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         self.code = outcomes.exit_code(error)
         if error is not None and not isinstance(error, KeyboardInterrupt) and not _is_plain_exit(error):
-            self.outcome = self._record(error)
+            self.failure = self._record(error)
         return True
 
-    def _record(self, error: BaseException) -> outcomes.FailureNote:
-        outcome = outcomes.failure_note(error, self._context.rank)
-        notes = RunDir(self._context.run_dir).attempt(self._context.attempt).outcomes
-        with suppress(OSError):  # what cannot be written here either may be the very error that is recorded
-            outcomes.write_failure_note(notes, outcome)
-            self.noted = True
-        if outcome.is_consequence:
-            outcomes.wait_for_failure_notes(notes, self._context.world_size)
+    def _record(self, error: BaseException) -> outcomes.FailureRecord:
+        failure = outcomes.failure_record(error, self._context.rank)
+        folder = RunDir(self._context.run_dir).attempt(self._context.attempt).outcomes
+        with suppress(OSError):  # a folder that cannot be written may be the very failure
+            outcomes.write_failure_record(folder, failure)
+            self.is_written = True
+        if failure.is_consequence:
+            outcomes.wait_for_failure_records(folder, self._context.world_size)
         with suppress(FileAccessError):
             log.error("this rank failed", exc_info=error, extra=logs.FILE_ONLY)
-        return outcome
+        return failure
 
 
 def _is_plain_exit(error: BaseException) -> bool:

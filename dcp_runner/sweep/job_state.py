@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from dcp_runner.common.signals import STOP_SIGNALS
 from dcp_runner.launch.first_failure import FirstFailure, first_failure
-from dcp_runner.launch.outcomes import ExitNote, FailureNote, RankExit
+from dcp_runner.launch.outcomes import ExitRecord, FailureRecord, RankExit
 from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
 
@@ -33,8 +33,8 @@ def srun_signal_death(printed: str) -> tuple[int, str] | None:
 def judge(
     word: str | None,
     ranks: int,
-    left: Mapping[int, ExitNote],
-    outcomes: Sequence[FailureNote],
+    left: Mapping[int, ExitRecord],
+    outcomes: Sequence[FailureRecord],
     seen: tuple[int, str] | None = None,
 ) -> tuple[JobState, str]:
     """State and reason of a job. `word` is the scheduler's (None: it does not know the job any more); `left` and
@@ -59,19 +59,19 @@ def judge(
     return JobState.failed, told
 
 
-def first(ranks: int, left: Mapping[int, ExitNote], outcomes: Sequence[FailureNote]) -> FirstFailure | None:
+def first(ranks: int, left: Mapping[int, ExitRecord], outcomes: Sequence[FailureRecord]) -> FirstFailure | None:
     """The failure that started it all."""
     return first_failure(_exits(ranks, left, outcomes), outcomes)
 
 
-def _own_cause(left: Mapping[int, ExitNote], outcomes: Sequence[FailureNote]) -> bool:
+def _own_cause(left: Mapping[int, ExitRecord], outcomes: Sequence[FailureRecord]) -> bool:
     """Whether a rank has failed by itself: its error tells of no dead peer, or it has left badly without an error."""
     noted = {outcome.rank for outcome in outcomes}
     silent = any(note.code and note.code not in _STOPPED and rank not in noted for rank, note in left.items())
-    return silent or any(not outcome.is_consequence or outcome.is_wait_in_vain for outcome in outcomes)
+    return silent or any(not outcome.is_consequence or outcome.is_timeout for outcome in outcomes)
 
 
-def _exits(ranks: int, left: Mapping[int, ExitNote], outcomes: Sequence[FailureNote]) -> list[RankExit]:
+def _exits(ranks: int, left: Mapping[int, ExitRecord], outcomes: Sequence[FailureRecord]) -> list[RankExit]:
     """How every rank ended. One without a note was killed: by srun, if another one had a failure of its own."""
     after = _own_cause(left, outcomes)
     missing = [rank for rank in range(ranks) if rank not in left]

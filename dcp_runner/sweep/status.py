@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.tables import table
-from dcp_runner.launch.outcomes import FailureNote, read_exit_notes, read_failure_notes
+from dcp_runner.launch.outcomes import FailureRecord, read_exit_records, read_failure_records
 from dcp_runner.sweep.job_state import first, judge, srun_signal_death
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.scheduler import PENDING, RUNNING, Scheduler, SchedulerUnavailable, scheduler_of
@@ -44,7 +44,7 @@ def refresh(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
 def _judge(sweep: Sweep, job: JobRecord, word: str | None) -> None:
     starts = sweep.starts(job)
     mine = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
-    left = read_exit_notes(mine[-1]) if mine else {}
+    left = read_exit_records(mine[-1]) if mine else {}
     job.attempts = len(starts)
     ranks = job.nodes * job.tasks_per_node
     if word == "COMPLETED" and len(left) < ranks:
@@ -67,12 +67,12 @@ def _seen(sweep: Sweep, job: JobRecord) -> tuple[int, str] | None:
     return srun_signal_death("".join(errors))
 
 
-def failures(sweep: Sweep, job: JobRecord) -> list[FailureNote]:
+def failures(sweep: Sweep, job: JobRecord) -> list[FailureRecord]:
     """What the ranks of the last start have written down about their failures."""
     starts, run = sweep.starts(job), RunDir(sweep.path / job.folder)
     noted = [
-        *read_failure_notes(run.attempt(run.last_attempt()).outcomes),
-        *(read_failure_notes(starts[-1]) if starts else ()),
+        *read_failure_records(run.attempt(run.last_attempt()).outcomes),
+        *(read_failure_records(starts[-1]) if starts else ()),
     ]
     return list({outcome.rank: outcome for outcome in noted}.values())  # a rank notes its failure at one place
 
@@ -80,7 +80,9 @@ def failures(sweep: Sweep, job: JobRecord) -> list[FailureNote]:
 def first_failed(sweep: Sweep, job: JobRecord) -> int:
     """The rank whose log tells most."""
     starts = sweep.starts(job)
-    failure = first(job.nodes * job.tasks_per_node, read_exit_notes(starts[-1]) if starts else {}, failures(sweep, job))
+    failure = first(
+        job.nodes * job.tasks_per_node, read_exit_records(starts[-1]) if starts else {}, failures(sweep, job)
+    )
     return failure.rank if failure else 0
 
 

@@ -108,5 +108,5 @@ class WriteExitNote(AbstractContextManager["WriteExitNote"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         code = outcomes.exit_code(error)
         if error is not None and not isinstance(error, SystemExit):
-            outcomes.write_failure_note(self._folder, outcomes.failure_note(error, self._rank))
-        outcomes.write_exit_note(self._folder, self._rank, code)
+            outcomes.write_failure_record(self._folder, outcomes.failure_record(error, self._rank))
+        outcomes.write_exit_record(self._folder, self._rank, code)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dcp_runner.launch import outcomes
-from dcp_runner.launch.outcomes import FailureNote
+from dcp_runner.launch.outcomes import FailureRecord
 from dcp_runner.sweep import record, status
 from dcp_runner.sweep.commands import BAD_INPUT, COMMANDS, NO_ANSWER, main
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
@@ -52,18 +52,18 @@ def sweep(tmp_path: Path, ended: str) -> Path:
     return tmp_path
 
 
-def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureNote:
-    return FailureNote(rank, "host", 1, kind, message, "Traceback", time)
+def note(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureRecord:
+    return FailureRecord(rank, "host", 1, kind, message, "Traceback", time)
 
 
-def leave(sweep: Sweep, job: JobRecord, codes: dict[int, int], *failures: FailureNote) -> None:
+def leave(sweep: Sweep, job: JobRecord, codes: dict[int, int], *failures: FailureRecord) -> None:
     """The notes of ranks that have left the first start of the job's last submission."""
     start = sweep.notes(job) / f"{job.ids[-1]}.0"
     start.mkdir(parents=True)
     for rank, code in codes.items():
-        outcomes.write_exit_note(start, rank, code)
+        outcomes.write_exit_record(start, rank, code)
     for failure in failures:
-        outcomes.write_failure_note(start, failure)
+        outcomes.write_failure_record(start, failure)
 
 
 def write(path: Path, text: str) -> None:
@@ -158,7 +158,7 @@ def test_what_an_earlier_start_noted_is_not_told_of_the_last(sweep: Path, ended:
     job = add(sweep, ids=["1", ended])
     outcomes_of_first = sweep / "2/attempts/1/outcomes"
     outcomes_of_first.mkdir(parents=True)
-    outcomes.write_failure_note(outcomes_of_first, note(0, 1.0, message="at first"))
+    outcomes.write_failure_record(outcomes_of_first, note(0, 1.0, message="at first"))
     leave(record.read(sweep), job, {0: 1}, note(0, 9.0, "ImportError", "now"))
     main(["status", str(sweep)])
     assert record.read(sweep).jobs[2].told == "rank 0 (host) raised ImportError: now"
@@ -298,7 +298,7 @@ def test_notes_that_a_file_system_shows_later(sweep: Path, monkeypatch: pytest.M
     before = (sweep / record.FILE).read_text()
     assert state("COMPLETED") is JobState.failed
     (sweep / record.FILE).write_text(before)
-    outcomes.write_exit_note(sweep / ".jobs/2/7.0", 1, 0)
+    outcomes.write_exit_record(sweep / ".jobs/2/7.0", 1, 0)
     assert state("COMPLETED") is JobState.done
 
 
