@@ -42,7 +42,7 @@ from dcp_runner.sweep.recorded_command import expand_resume_sweep
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run"]
-hydra_main = partial(launch_hydra_main, meant=expand_resume_sweep)
+hydra_main = partial(launch_hydra_main, expand=expand_resume_sweep)
 
 
 def run(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
@@ -165,9 +165,9 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
     from dcp_runner.common.signals import StopFlag
     from dcp_runner.launch import first_failure
     from dcp_runner.launch.rank import abandon_process_group, run_rank
-    from dcp_runner.launch.rendezvous import stream
+    from dcp_runner.launch.rendezvous import channel
 
-    meeting = stream(world)
+    meeting = channel(world)
     if world.rank == 0:
         code: int | None = BAD_INPUT
         job: Job | None = None
@@ -194,7 +194,7 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
             code = requeue_if_stopped(code, resolve_config(cfg, world).resources.requeues, os.environ)
         if in_sweep() or not ended.failure:
             abandon_process_group()
-        meeting.part(together=not (ended.failure or stop.exit_now))
+        meeting.finish_job(wait_for_rank_0=not (ended.failure or stop.exit_now))
     else:
-        meeting.part()
+        meeting.finish_job()
     return code or 0

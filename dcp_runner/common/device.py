@@ -1,4 +1,4 @@
-"""The device of a rank."""
+"""Which device a rank computes on."""
 
 from __future__ import annotations
 
@@ -17,12 +17,18 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-def device_of(wish: Device, run: RunContext) -> torch.device:
-    """The device of this rank; `auto` takes CUDA where every rank of the node has a GPU."""
+def uses_cuda(device: Device, local_world_size: int) -> bool:
+    """Whether the ranks of a node run on its GPUs; `auto` does where there is one for each rank."""
     import torch
 
-    cuda = wish is Device.cuda or (wish is Device.auto and torch.cuda.device_count() >= run.local_world_size)
-    if not cuda:
+    return device is Device.cuda or (device is Device.auto and torch.cuda.device_count() >= local_world_size)
+
+
+def device_of(device: Device, run: RunContext) -> torch.device:
+    """The device of this rank; a GPU also becomes torch's current one."""
+    import torch
+
+    if not uses_cuda(device, run.local_world_size):
         return torch.device("cpu")
     torch.cuda.set_device(run.local_rank)
     return torch.device("cuda", run.local_rank)

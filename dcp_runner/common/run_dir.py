@@ -105,5 +105,5 @@ class RunDir:
         for name, text in hydra_files.items():
             (attempt.hydra / name).write_text(text, encoding="utf-8")
         target = attempt.hydra.relative_to(self.path)
-        point(self.path / _HYDRA, target, beside=self.path / f"{_HYDRA}.{number}")
+        point(self.path / _HYDRA, target, temporary=self.path / f"{_HYDRA}.{number}")
         return number

@@ -1,4 +1,4 @@
-"""Inside a rank: log, meet the others, make sure that all mean the same run, train, and tell how it ended."""
+"""Inside a rank: log, meet the others, verify that all have the same configuration, train, and record how it ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dcp_runner.common import logs
-from dcp_runner.common.device import Device
+from dcp_runner.common.device import uses_cuda
 from dcp_runner.common.errors import ConfigError, FileAccessError
 from dcp_runner.common.launch_env import World
 from dcp_runner.common.run_context import RunContext
@@ -31,7 +31,7 @@ MEETING_S = 600.0
 
 
 def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
-    """Take part in a run as the rank that `world` says, alone if there is no world. Tells how it ended; never raises.
+    """Take part in a run as the rank in `world`; as the only rank without one. Returns how it ended; never raises.
 
     1. log into the run folder
     2. compare the configuration with that of the other ranks
@@ -66,7 +66,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         if world is not None and size > 1:
             from torch._C._distributed_c10d import PrefixStore
 
-            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", rendezvous.join(world))
+            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", rendezvous.connect(world))
             agree_on_config(meeting, world, job.config_hash, stop)
             _open_process_group(config, world, meeting)
         load_entry_point(job.entry)(config, context)
@@ -106,7 +106,7 @@ class RecordFailure(AbstractContextManager["RecordFailure"]):
 
 
 def _is_plain_exit(error: BaseException) -> bool:
-    """Not one with a text, which is a failure that tells why."""
+    """Not one with a text, which is a failure with its reason."""
     return isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int))
 
 
@@ -148,8 +148,7 @@ def _open_process_group(config: RunConfig, world: World, meeting: Store) -> None
     import torch
     import torch.distributed as dist
 
-    wish = config.trainer.device
-    cuda = wish is Device.cuda or (wish is Device.auto and torch.cuda.device_count() >= world.local_size)
+    cuda = uses_cuda(config.trainer.device, world.local_size)
     if cuda:
         torch.cuda.set_device(world.local_rank)
     backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
@@ -158,7 +157,7 @@ def _open_process_group(config: RunConfig, world: World, meeting: Store) -> None
 
 
 def abandon_process_group() -> None:
-    """After a failure, where this process goes on with another job: no rank waits for another."""
+    """After a failure, in a process that continues with another job: no rank waits for another."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -166,7 +165,7 @@ def abandon_process_group() -> None:
 
 
 def _close_process_group() -> None:
-    """After the last rank's last message has arrived; a rank that failed leaves without this."""
+    """After the last message of every rank has arrived; a rank that failed exits without this."""
     import torch.distributed as dist
 
     if dist.is_initialized():

@@ -24,7 +24,7 @@ from submitit import JobEnvironment
 from submitit.core.utils import cloudpickle_dump, pickle_load
 
 from dcp_runner.common.launch_env import from_env
-from dcp_runner.common.signals import NOTICES, StopFlag
+from dcp_runner.common.signals import PREEMPTION_SIGNALS, StopFlag
 from dcp_runner.launch import outcomes
 from dcp_runner.launch.broadcast import ConfigBroadcast, RunFailed, follow_once
 from dcp_runner.launch.requeue import RESTARTS, restarts
@@ -57,7 +57,7 @@ class SweepJob:
     """Where its starts leave their notes."""
 
     def __call__(self) -> None:
-        StopFlag(NOTICES).install()
+        StopFlag(PREEMPTION_SIGNALS).install()
         for number in (signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, signal.SIG_DFL)  # submitit has made them do nothing
         setup_globals()

@@ -18,7 +18,7 @@ from dcp_runner.launch.outcomes import RankExit
 pytestmark = pytest.mark.timeout(90)
 
 
-def command(folder: Path, entry: str, *overrides: str, ranks: int = 2, grace_s: float = local.LEAVE_S) -> Command:
+def command(folder: Path, entry: str, *overrides: str, ranks: int = 2, grace_s: float = local.GRACE_S) -> Command:
     """A run that needs no Hydra any more."""
     even = ("parallel=ddp", f"parallel.dp={ranks}", f"data.batch_size={4 * ranks}")
     return Command(folder, composed(entry, *even, *overrides), grace_s=grace_s).start()

@@ -94,7 +94,7 @@ def test_what_blocks_the_run_folder_behind_hydra(blocked: str, tmp_path: Path) -
     assert made.wait() == 2
     assert made.err.splitlines() == [
         "1 problem, nothing was started:",
-        f"  * run folder: it cannot be written: {folder / blocked} is a broken link",
+        f"  * run folder: cannot be written: {folder / blocked} is a broken link",
     ]
 
 
