@@ -25,6 +25,7 @@ from dcp_runner.common import logs
 from dcp_runner.common.errors import BAD_INPUT, UserError, show, showing_user_errors
 from dcp_runner.common.launch_env import World, from_env
 from dcp_runner.common.metrics_file import last_metrics
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.convert import config_hash
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.broadcast import RunFailed
@@ -40,7 +41,7 @@ from dcp_runner.sweep.recorded_command import expand_resume_sweep
 
 log = logging.getLogger(__name__)
 __all__ = ["RunFailed", "check", "hydra_main", "main", "run_experiment"]
-hydra_main = partial(launch_hydra_main, meant=expand_resume_sweep)
+hydra_main = partial(launch_hydra_main, expand=expand_resume_sweep)
 
 
 def run_experiment(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None = None) -> float | None:
@@ -71,7 +72,8 @@ def run_experiment(cfg: DictConfig, *, entry: str = TRAIN, run_dir: Path | None 
         sys.exit(code)
     if cfg.get("dry_run") or (world is not None and world.rank > 0):
         return None  # what the job returns is rank 0's to say, and the others need not all read its file
-    value = last_metrics(_folder(cfg, run_dir)).get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
+    metrics = last_metrics(RunDir(_folder(cfg, run_dir)).metrics_file)
+    value = metrics.get(str(cfg.get("optimized_metric", RunConfig.optimized_metric)))
     return None if value is None else float(value)
 
 
@@ -151,11 +153,11 @@ def _run_here(config: RunConfig, entry: str, folder: Path, start: Mapping[str, A
     if size == 1 and alone:
         with StopFlag() as stop:
             rank = run_rank(job, None, stop)
-        ended = outcomes.RunResult([outcomes.RankExit(0, rank.code)], outcomes=[rank.outcome] if rank.outcome else [])
+        ended = outcomes.RunResult([outcomes.RankExit(0, rank.code)], failures=[rank.failure] if rank.failure else [])
     else:
         ended = local.launch(job, size, size // nodes)
     if ended.exit_code == 1:
-        print(*first_failure.report(ended, ended.outcomes, Path(job.run_dir)), sep="\n", file=sys.stderr)
+        print(*first_failure.report(ended, Path(job.run_dir)), sep="\n", file=sys.stderr)
     return ended.exit_code
 
 
@@ -164,9 +166,9 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
     from dcp_runner.common.signals import StopFlag
     from dcp_runner.launch import first_failure
     from dcp_runner.launch.rank import abandon_process_group, run_rank
-    from dcp_runner.launch.rendezvous import stream
+    from dcp_runner.launch.rendezvous import channel
 
-    meeting = stream(world)
+    meeting = channel(world)
     if world.rank == 0:
         code: int | None = BAD_INPUT
         job: Job | None = None
@@ -187,13 +189,13 @@ def _take_part(cfg: DictConfig, entry: str, run_dir: Path | None, world: World) 
         with StopFlag() as stop:
             ended = run_rank(job, world, stop)
         code = ended.code
-        if ended.outcome:
-            print(first_failure.console_summary(ended.outcome), file=sys.stderr)
+        if ended.failure:
+            print(first_failure.console_summary(ended.failure), file=sys.stderr)
         elif world.rank == 0 and not stop.exit_now:
             code = requeue_if_stopped(code, resolve_config(cfg, world).resources.requeues, os.environ)
-        if in_sweep() or not ended.outcome:
+        if in_sweep() or not ended.failure:
             abandon_process_group()
-        meeting.part(together=not (ended.outcome or stop.exit_now))
+        meeting.finish_job(wait_for_rank_0=not (ended.failure or stop.exit_now))
     else:
-        meeting.part()
+        meeting.finish_job()
     return code or 0

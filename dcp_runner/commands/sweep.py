@@ -12,7 +12,7 @@ from typing import Any
 from dcp_runner.commands.command import NO_ANSWER, Command, CommandError
 from dcp_runner.common.errors import FAILED
 from dcp_runner.common.metrics_file import last_metrics
-from dcp_runner.common.run_dir import log_file
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.tables import as_text, table
 from dcp_runner.sweep import record, status
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
@@ -100,7 +100,7 @@ def _cancel(sweep: Sweep, jobs: list[JobRecord], given: Namespace) -> int:
 def _logs(sweep: Sweep, jobs: list[JobRecord], given: Namespace) -> int:
     for job in jobs:
         rank = given.rank if given.rank is not None else status.first_failed(sweep, job)
-        own = log_file(sweep.path / job.folder, rank)
+        own = RunDir(sweep.path / job.folder).log_file(rank)
         files = [own] if own.exists() else [*sweep.outputs(job)]
         for file in files:
             print(f"== job {job.number}: {file}")
@@ -112,7 +112,8 @@ def _logs(sweep: Sweep, jobs: list[JobRecord], given: Namespace) -> int:
 
 def _results(sweep: Sweep, jobs: list[JobRecord], given: Namespace) -> int:
     status.refresh(sweep)
-    found = [{"job": job.number, "state": job.state, **last_metrics(sweep.path / job.folder)} for job in jobs]
+    metrics = [last_metrics(RunDir(sweep.path / job.folder).metrics_file) for job in jobs]
+    found = [{"job": job.number, "state": job.state, **last} for job, last in zip(jobs, metrics, strict=True)]
     if given.json:
         print(json.dumps([row | {"overrides": job.overrides} for row, job in zip(found, jobs, strict=True)], indent=1))
         return _code(jobs)

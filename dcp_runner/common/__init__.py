@@ -1,1 +1,1 @@
-"""What every room may use, and what knows none of them: errors, folders, signals, ranks, text for people."""
+"""What every package may use, and what imports none of them: errors, folders, signals, ranks, text for people."""

@@ -1,4 +1,4 @@
-"""What an error of the file system means, and what is flushed to the disk."""
+"""What an error of the file system means, and flushing to disk."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from dcp_runner.common.errors import FileAccessError
 
-_WORDS = {errno.EEXIST: "another file, a folder or a link to nothing stands there"}
+_TEXTS = {errno.EEXIST: "another file, a folder or a broken link is at this path"}
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Around a write. Raises FileAccessError with the path and the cause."""
+    """Around a write: an error of the file system becomes a FileAccessError with the path and the cause."""
     try:
         yield
     except OSError as error:
@@ -28,18 +28,18 @@ def unwritable(path: Path | str, error: OSError) -> FileAccessError:
 
 
 def cause(error: OSError) -> str:
-    """As `Input/output error (EIO)`; for too many open files with the limit."""
+    """As `Input/output error (EIO)`; for too many open files, with the limit and how to raise it."""
     if error.errno is None:
         return str(error)
-    text = _WORDS.get(error.errno, error.strerror)
+    text = _TEXTS.get(error.errno, error.strerror)
     text = f"{text} ({errno.errorcode.get(error.errno, error.errno)})"
     if error.errno == errno.EMFILE:
-        text += f"; this process may hold {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} open (raise it: ulimit -n)"
+        text += f"; the limit is {resource.getrlimit(resource.RLIMIT_NOFILE)[0]} (raise it with ulimit -n)"
     return text
 
 
 def is_there(path: Path) -> bool:
-    """Whether something stands at this path. Unlike Path.exists, it takes no other error for an answer."""
+    """Whether this path exists. Unlike Path.exists, it raises any other error of the file system."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):

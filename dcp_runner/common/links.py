@@ -1,4 +1,4 @@
-"""Links for people. The code never follows one, so where there can be none, everything goes on without it."""
+"""Links for people. The code never follows one, so where a link cannot be made, a warning is enough."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from dcp_runner.common.files import cause
 log = logging.getLogger("dcp_runner.checkpoint")
 
 
-def point(link: Path, target: str | Path, *, beside: Path) -> None:
-    """Make a link point to `target`, in one step: it is made at `beside` and renamed.
+def point(link: Path, target: str | Path, *, temporary: Path) -> None:
+    """Make a link point to `target`, atomically: it is made at `temporary` and renamed.
 
-    What is no link stays as it is, such as the folder that a copy with links followed has there. Where no link can be
-    made (not every file system has them), one warning is logged.
+    What is not a link stays as it is, such as the folder that a copy with links followed has there. Where the link
+    cannot be made (not every file system has links), one warning is logged.
     """
     try:
         if os.path.lexists(link) and not link.is_symlink():
-            raise FileExistsError(f"{link.name} is no link there, and is left as it is")
-        beside.unlink(missing_ok=True)
-        beside.symlink_to(target)
-        os.replace(beside, link)
+            raise FileExistsError(f"{link.name} is not a link, and is kept as it is")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target)
+        os.replace(temporary, link)
     except OSError as error:
         _warn(link, cause(error))
         with suppress(OSError):
-            beside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 @cache  # once for each link and cause, however many checkpoints follow
 def _warn(link: Path, why: str) -> None:
-    log.warning("%s does not point to the newest one: %s", link, why)
+    log.warning("cannot update the link %s: %s", link, why)

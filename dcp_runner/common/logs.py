@@ -1,7 +1,7 @@
-"""What a rank tells, and where: everything into its own log file, and to the console only what a person needs once.
+"""Where the messages of a rank go: all into its own log file; to the console only what a person needs once.
 
-Standard output has rank 0's messages alone, so its length does not depend on the number of ranks. Warnings go to
-standard error, those of the other ranks with a tag that tells which rank spoke.
+Standard output has the messages of rank 0 only, so its length does not depend on the number of ranks. Warnings go to
+standard error, those of the other ranks with a tag that names the rank.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _OURS = "dcp_runner"
 
 
 def setup(rank: int, log_file: Path | None = None) -> None:
-    """Configure logging of this process as rank `rank`; called again, it replaces what it did before.
+    """Configure logging of this process as rank `rank`; a second call replaces what the first did.
 
-    Somebody else's handlers that write to the console are replaced too. Their files keep rank 0's messages. Raises
-    FileAccessError where the log file cannot be written, as any message does later.
+    Foreign handlers that write to the console are removed too; those that write to files stay on rank 0. Raises
+    FileAccessError where the log file cannot be written, as every later message does.
     """
     root = logging.getLogger()
     for handler in list(root.handlers):
@@ -42,7 +42,7 @@ def setup(rank: int, log_file: Path | None = None) -> None:
 
 
 def divert_stdout(log_file: Path) -> None:
-    """Send whatever this process prints into its log file, C and C++ libraries included. Raises FileAccessError."""
+    """Send all that this process prints to its log file, C and C++ libraries included. Raises FileAccessError."""
     sys.stdout.flush()
     with writing(log_file), log_file.open("ab") as file:
         os.dup2(file.fileno(), 1)
@@ -65,7 +65,7 @@ def _everything(log_file: Path) -> logging.Handler:
 
 
 class _LogFile(logging.FileHandler):
-    """A message that cannot be written is an error of the program, which `logging` would print and forget."""
+    """A message that cannot be written is an error of the program, which `logging` would print and ignore."""
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]
@@ -75,7 +75,7 @@ class _LogFile(logging.FileHandler):
 
 
 class _Terminal(logging.Handler):
-    """Writes as rich does, so that a progress bar stays below the messages."""
+    """Writes through rich, so that a progress bar stays below the messages."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from rich import get_console
@@ -91,7 +91,7 @@ def _messages() -> logging.Handler:
 
 
 def _warnings(rank: int) -> logging.Handler:
-    """Python's own warnings are the same on every rank, as a rule: they are shown once, and are in every log file."""
+    """Python's own warnings are usually the same on every rank, so the console has those of rank 0 only."""
     tag = f"[rank {rank}@{socket.gethostname()}] " if rank else ""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)

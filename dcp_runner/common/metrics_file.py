@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, appended by every attempt of a run. A killed one may leave a torn line."""
+"""metrics.jsonl: one JSON object a line, appended by every attempt of a run; the only reader and the only opener."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _NOT_METRICS = {"event", "attempt"}
 
 
 def open_to_append(file: Path) -> TextIO:
-    """The file, made where there is none, at the beginning of a line: a torn one is ended, so that it takes no other
-    with it.
+    """The file, created where it does not exist, at the start of a line: a torn line, which a killed attempt may have
+    left, is ended first so that it takes no other with it.
     """
     lines = file.open("a", encoding="utf-8")
     with file.open("rb") as before:
@@ -24,8 +24,8 @@ def open_to_append(file: Path) -> TextIO:
     return lines
 
 
-def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
-    """What its lines hold, in order; nothing where there is no such file. A torn line counts for nothing."""
+def read_entries(file: Path) -> Iterator[dict[str, Any]]:
+    """Its lines in order, events too; nothing where the file does not exist. Torn lines are left out."""
     for line in file.read_bytes().split(b"\n") if file.is_file() else ():
         try:
             entry = json.loads(line)
@@ -35,12 +35,14 @@ def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
             yield entry
 
 
-def last_metrics(run_dir: Path) -> dict[str, Any]:
-    """Metrics by name, from metrics.jsonl, as the last attempt that made the step wrote them; `step` is the last one.
-    Nothing where there is no such file.
-    """
+def read_metrics(file: Path) -> Iterator[dict[str, Any]]:
+    """The lines with metrics of a step, each with its `step` and `attempt`."""
+    return (entry for entry in read_entries(file) if "event" not in entry)
+
+
+def last_metrics(file: Path) -> dict[str, Any]:
+    """The latest value of each metric by name, and the `step` of the last line; empty where there is none."""
     found: dict[str, Any] = {}
-    for entry in read_metrics(run_dir / "metrics.jsonl"):
-        if "event" not in entry:
-            found |= {key: value for key, value in entry.items() if key not in _NOT_METRICS}
+    for entry in read_metrics(file):
+        found |= {key: value for key, value in entry.items() if key not in _NOT_METRICS}
     return found

@@ -9,7 +9,7 @@ import sys
 
 
 def die_with_parent(parent: int) -> None:
-    """Ask the kernel to end this process when its parent ends, however that happens."""
+    """Have the kernel kill this process when its parent ends, however that happens."""
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Ranks as people write them, and as a scheduler counts them."""
+"""Ranks as people write them, and tasks as SLURM counts them."""
 
 from __future__ import annotations
 

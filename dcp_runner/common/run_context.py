@@ -11,7 +11,7 @@ from dcp_runner.common.signals import StopFlag
 
 @dataclass(frozen=True)
 class RunContext:
-    """One rank's place in one start of a run. The launcher makes it; the training code reads it."""
+    """One rank of one start of a run. The launcher creates it; the training code reads it."""
 
     run_dir: Path
     """The run folder, the same on every rank."""
@@ -23,18 +23,18 @@ class RunContext:
     local_world_size: int
     """Ranks on this node."""
     config_hash: str
-    """Of the configuration as launched; the same on every rank, that has been checked."""
+    """Of the configuration as launched; verified to be the same on every rank."""
     config: dict[str, Any]
     """The configuration as launched: plain, resolved, ready for JSON."""
     stop: StopFlag = field(default_factory=StopFlag, compare=False)
-    """Set by SIGTERM and SIGINT; already installed when the training code starts."""
+    """Set by stop signals; already installed when the training code starts."""
     node_sizes: tuple[int, ...] = ()
     """Ranks of each node, in the order of the ranks; empty: all are on one node."""
     sweep: str = ""
-    """`<id of the sweep>/<number of the job>`; empty: no job of a sweep."""
+    """`<id of the sweep>/<number of the job>`; empty: not a job of a sweep."""
     job: str = ""
-    """What the scheduler starts again, the same at each of its starts; empty: nobody does."""
+    """The scheduler's id of the job, the same at each of its restarts; empty: no scheduler restarts it."""
     again: bool = False
-    """Whether this is not the first start of the job."""
+    """Whether this is a restart of the job."""
     dated: bool = False
-    """Whether the run folder's name is the time of the start, and so nobody has chosen it."""
+    """Whether the run folder's name is the time of the start, so that no one chose it."""

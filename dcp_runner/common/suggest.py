@@ -1,4 +1,4 @@
-"""Names with the nearest known one, for messages about names that fit nowhere."""
+"""The nearest known name, for messages about unknown names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 HINTED = 8
-"""Names of one kind that are told with the nearest known one."""
+"""So many names of one kind are shown with their nearest known one."""
 
 
 def hint(name: str, known: Iterable[object]) -> str:
@@ -21,7 +21,7 @@ def hints(names: Sequence[str], known: Iterable[object]) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str], *, below: str = "", cutoff: float = 0.6) -> str:
-    """The end of a message about an unknown name: the nearest known one, told with its place `below`; or nothing."""
+    """The end of a message about an unknown name: the nearest known one, prefixed with `below`; or nothing."""
     known = list(known)
     same = [candidate for candidate in known if candidate.lower() == name.lower()]
     near = same or get_close_matches(name, known, n=1, cutoff=cutoff)

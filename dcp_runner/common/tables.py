@@ -1,4 +1,4 @@
-"""Tables for people: text as wide as the terminal, or 120 columns where there is none."""
+"""Tables for people: as wide as the terminal, or 120 columns where there is none."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def table(
     whole: Collection[str] = (),
     right: Collection[str] = (),
 ) -> Table:
-    """A table of text; the columns in `whole` are never broken into lines, those in `right` stand right. What stands in
-    brackets is text too, and no markup.
+    """A table of plain text (brackets are not markup); columns in `whole` are never wrapped, those in `right` are
+    right-aligned.
     """
-    made = Table(title=None if title is None else Text(title), title_justify="left")
+    result = Table(title=None if title is None else Text(title), title_justify="left")
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
+        result.add_column(name, justify="right" if name in right else "left", overflow="fold", no_wrap=name in whole)
     for row in rows:
-        made.add_row(*map(Text, row))
-    return made
+        result.add_row(*map(Text, row))
+    return result
 
 
-def as_text(made: Table) -> str:
+def as_text(table: Table) -> str:
     """As plain text, for a log."""
     console = Console(width=shutil.get_terminal_size((WIDTH, 24)).columns, color_system=None)
     with console.capture() as capture:
-        console.print(made)
+        console.print(table)
     return capture.get().rstrip()

@@ -1,1 +1,1 @@
-"""From a command line to ranks that run, and from their ends to one exit code."""
+"""From a command line to running ranks, and from their exits to one exit code."""

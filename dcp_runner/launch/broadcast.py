@@ -1,6 +1,4 @@
-"""One rank enters Hydra, the others follow: they are handed what rank 0 has composed, once for each job of a sweep, and
-at last the exit code.
-"""
+"""Rank 0 composes the configuration with Hydra and broadcasts it: once for each job of a sweep, then its exit code."""
 
 from __future__ import annotations
 
@@ -22,66 +20,66 @@ from dcp_runner.launch.outcomes import exit_code
 
 
 class RunFailed(CompactHydraException):
-    """A job of a sweep has failed; it has told why. The other jobs go on."""
+    """A job of a sweep failed, and its failure has been reported. The other jobs continue."""
 
 
 class ConfigBroadcast(AbstractContextManager["ConfigBroadcast"]):
-    """Rank 0's side, or that of the only process: it hands every configuration on, and at last its own end."""
+    """The side of rank 0, or of the only process: sends every configuration, and at last the exit code."""
 
     def __init__(self, task: TaskFunction, world: World | None) -> None:
         self._world = world if world is not None and world.size > 1 else None
 
         @wraps(task)
-        def handing_on(cfg: DictConfig) -> Any:
+        def sending(cfg: DictConfig) -> Any:
             if self._world is not None:
-                from dcp_runner.launch.rendezvous import stream
+                from dcp_runner.launch.rendezvous import channel
 
                 hydra_config = HydraConfig.instance().cfg
-                stream(self._world).send(
+                channel(self._world).send(
                     config=OmegaConf.to_yaml(cfg, resolve=True), hydra=OmegaConf.to_yaml(hydra_config)
                 )
             return task(cfg)
 
-        self.task = handing_on
+        self.task = sending
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         if self._world is not None:
-            from dcp_runner.launch.rendezvous import stream
+            from dcp_runner.launch.rendezvous import channel
 
-            stream(self._world).send(exit=exit_code(error))
-            stream(self._world).part()
+            channel(self._world).send(exit=exit_code(error))
+            channel(self._world).finish_job()
 
 
 def follow(task: TaskFunction, world: World) -> NoReturn:
-    """The other ranks' side."""
-    from dcp_runner.launch.rendezvous import stream
+    """The side of the other ranks, for all jobs of a sweep."""
+    from dcp_runner.launch.rendezvous import channel
 
     setup_globals()
     try:
-        while "exit" not in (message := stream(world).receive()):
+        while "exit" not in (message := channel(world).receive()):
             with suppress(RunFailed):
                 _call(task, message)
         sys.exit(message["exit"])
     finally:
-        stream(world).part()
+        channel(world).finish_job()
 
 
 def follow_once(task: TaskFunction, world: World) -> NoReturn:
-    """The other ranks' side of a single job. One that fails leaves at once: others may wait for it in vain."""
-    from dcp_runner.launch.rendezvous import stream
+    """The side of the other ranks, for a single job. A rank that fails exits at once, so that no other waits for it."""
+    from dcp_runner.launch.rendezvous import channel
 
     try:
-        message = stream(world).receive()
+        message = channel(world).receive()
         if "exit" not in message:
             _call(task, message)
         sys.exit(message.get("exit"))
     except RunFailed:
-        sys.exit(1)  # it has told why
+        sys.exit(1)  # already reported
     finally:
-        stream(world).part()
+        channel(world).finish_job()
 
 
 def _call(task: TaskFunction, message: Mapping[str, Any]) -> None:
-    """As Hydra would, with the configuration that rank 0 has."""
+    """As Hydra would, with the configuration of rank 0."""
     HydraConfig.instance().cfg = cast(Any, OmegaConf.create(message["hydra"]))
     task(cast(DictConfig, OmegaConf.create(message["config"])))

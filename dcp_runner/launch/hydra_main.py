@@ -1,8 +1,8 @@
-"""The door into Hydra: `hydra.main`, with one report for a bad command line, and for one rank of many only.
+"""`hydra.main` for programs of many ranks, with one report for a bad command line.
 
-Under torchrun or srun every rank runs the same command. Only rank 0 enters Hydra, because two ranks that compose for
-themselves get two time stamps, so two run folders, and race for the files in them. The others wait here and are given
-what rank 0 composed.
+Under torchrun or srun every rank runs the same command. Only rank 0 enters Hydra: ranks that compose for themselves
+would get different time stamps, so different run folders, and race for the files in them. The others wait here for
+the configuration that rank 0 composed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def hydra_main(
     config_name: str,
     version_base: str | None = "1.3",
     check: Check | None = None,
-    meant: Callable[[Sequence[str]], list[str]] = list,
+    expand: Callable[[Sequence[str]], list[str]] = list,
 ) -> Callable[[TaskFunction], Callable[[], None]]:
     """`hydra.main` for programs that may be started as many ranks.
 
     A command line that cannot be composed is answered with one report of everything that is wrong with it, and exit
-    code 2, before any folder is made; `check` adds the problems of a configuration that could be composed. `meant` is
-    the command line for the one that was given. On the ranks that do not enter Hydra the decorated function is called
-    with rank 0's configuration; HydraConfig holds what it holds on rank 0.
+    code 2, before any folder is made; `check` adds the problems of a configuration that could be composed. `expand`
+    replaces the arguments before Hydra sees them. On the ranks that do not enter Hydra the decorated function is
+    called with rank 0's configuration; HydraConfig has the same content as on rank 0.
     """
 
     def decorate(task: TaskFunction) -> Callable[[], None]:
@@ -46,11 +46,11 @@ def hydra_main(
                 world = from_env(os.environ)
                 if world is not None and world.rank > 0:
                     follow(task, world)
-                sys.argv[1:] = meant(sys.argv[1:])
-                with ConfigBroadcast(task, world) as leading:
+                sys.argv[1:] = expand(sys.argv[1:])
+                with ConfigBroadcast(task, world) as broadcast:
                     enter = hydra.main(config_path=config_path, config_name=config_name, version_base=version_base)
                     check_command_line(task, config_path, config_name, check)
-                    enter(leading.task)()
+                    enter(broadcast.task)()
             except KeyboardInterrupt:
                 sys.exit(128 + signal.SIGINT)
 

@@ -1,4 +1,4 @@
-"""What a rank is given: plain data, the same for every rank, so that it can travel through a pipe or a store."""
+"""What each rank receives: plain data, the same for every rank, so that it can be sent through a pipe or a store."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class Job:
     job: str = ""
     again: bool = False
     dated: bool = False
-    """These four as in RunContext."""
+    """The last four are as in RunContext."""

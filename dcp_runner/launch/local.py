@@ -1,11 +1,10 @@
-"""Starting the ranks of a run on this machine with torch's elastic launcher, and ending with the truth about how
-they ended.
+"""Starts the ranks of a run on this machine with torch's elastic launcher, and finds out how each of them ended.
 
-Elastic starts the ranks, serves the rendezvous store outside of them, passes a stop signal on, and ends the rest
-when one fails. What it tells about a failure is one rank, often a bystander: when a rank is killed, the others fail
-for that, and may be seen first. So every rank leaves a note when it leaves, and a rank without a note is known to
-have died without a word. Elastic answers a failure with SIGTERM, which to our ranks is a request to stop: they
-notice the lost peer at their next exchange, and those that cannot are killed after `LEAVE_S`.
+Elastic starts the ranks, serves the rendezvous store outside of them, passes a stop signal on, and stops the rest when
+one fails. It reports a failure of one rank only, often the wrong one: when a rank is killed, the others fail because
+of it, and may be seen first. So every rank writes a record when it exits, and a rank without one is known to have been
+killed. Elastic answers a failure with SIGTERM, which asks our ranks to stop: they detect the lost peer at their next
+collective, and those that do not are killed after `GRACE_S`.
 """
 
 from __future__ import annotations
@@ -28,32 +27,32 @@ from types import FrameType
 
 from dcp_runner.common.launch_env import Starter, from_env
 from dcp_runner.common.processes import die_with_parent
-from dcp_runner.common.run_dir import OUTCOMES, attempt_dir
-from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, asked
+from dcp_runner.common.run_dir import RunDir
+from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, pending_signal
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import (
-    ExitNote,
+    ExitRecord,
     RankExit,
     RunResult,
-    read_exit_notes,
-    read_failure_notes,
-    write_exit_note,
-    write_failure_note,
+    read_exit_records,
+    read_failure_records,
+    write_exit_record,
+    write_failure_record,
 )
 from dcp_runner.launch.rank import RecordFailure, load_entry_point, run_rank
 
 LOOPBACK = "127.0.0.1"
-LEAVE_S = 30
-"""After a stop signal, or after a rank has failed, the others have so long to save and leave."""
+GRACE_S = 30
+"""After a stop signal or the failure of a rank, the ranks have so long to save and exit."""
 START_S = 120
 """Within this time all ranks must have been started."""
-_CHATTY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
+_NOISY = ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing")
 
 
 def launch(job: Job, size: int, local_size: int, *, start_method: str | None = None) -> RunResult:
     """Run a job on `size` ranks of this machine, as nodes of `local_size` ranks, and wait for all of them.
 
-    SIGINT and SIGTERM are passed on to the ranks, which save and leave; a second one ends them at once.
+    A stop signal is passed on to the ranks, which save and exit; a second one kills them.
     """
     load_entry_point(job.entry)  # imported here, once, for all ranks that are forked
     import torch
@@ -74,67 +73,69 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         max_restarts=0,
         start_method=method,
         signals_to_handle="SIGHUP,SIGQUIT",
-        shutdown_timeout=LEAVE_S,
+        shutdown_timeout=GRACE_S,
     )
     failed: dict[int, int] = {}
     stopped_by: int | None = None
-    cut_short = False
-    others = set(multiprocessing.active_children())
-    early = asked()
+    killed_now = False
+    earlier = set(multiprocessing.active_children())
+    pending = pending_signal()
 
     def ranks() -> set[BaseProcess]:
-        return set(multiprocessing.active_children()) - others
+        return set(multiprocessing.active_children()) - earlier
 
     def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped_by, cut_short
+        nonlocal stopped_by, killed_now
         if stopped_by is not None:
-            cut_short = True
+            killed_now = True
             _kill(ranks())
             return
         stopped_by = number
-        print("stopping: the ranks save and leave; once more ends them at once", file=sys.stderr, flush=True)
+        print("Stopping: ranks will save and exit. Press Ctrl-C again to kill them.", file=sys.stderr, flush=True)
         raise SignalException(f"signal {number}", signal.Signals(number))
 
     with _quiet(), _handling(stop), TemporaryDirectory(prefix="dcp_runner-") as own:
         try:
-            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started, early, Path(own))
+            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started, pending, Path(own))
         except ChildFailedError as error:
             failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
         except SignalException as request:
             stopped_by = request.sigval
         finally:
             _kill(ranks())
-        folders = [attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, Path(own)]
-        left = {rank: note for folder in folders for rank, note in read_exit_notes(folder).items()}
-        failures = {outcome.rank: outcome for folder in folders for outcome in read_failure_notes(folder)}
-    return RunResult(_exits(size, failed, left, cut_short), stopped_by, list(failures.values()))
+        folders = [RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, Path(own)]
+        records = {rank: record for folder in folders for rank, record in read_exit_records(folder).items()}
+        failures = {failure.rank: failure for folder in folders for failure in read_failure_records(folder)}
+    return RunResult(_exits(size, failed, records, killed_now), stopped_by, list(failures.values()))
 
 
-def _exits(size: int, failed: dict[int, int], left: Mapping[int, ExitNote], cut_short: bool) -> list[RankExit]:
-    """How every rank ended: from its note, else from what elastic saw, else it was killed. The wordless come first.
+def _exits(size: int, failed: Mapping[int, int], records: Mapping[int, ExitRecord], killed_now: bool) -> list[RankExit]:
+    """How every rank ended: from its record, else from what elastic saw, else it was killed. Those without a record
+    come first.
 
-    An unseen one was killed by elastic if a death was seen that must have come before, or if the whole grace has
-    passed since the first note of a failure; and by us if somebody asked twice to stop (`cut_short`).
+    An unseen rank was killed by elastic if a death was seen that must have come before, or if `GRACE_S` has passed
+    since the first record of a failure; and by us after a second stop signal (`killed_now`).
     """
-    first = min((note.time for note in left.values() if note.code), default=time.time())
-    late = time.time() - first >= LEAVE_S
-    after = cut_short or late or any(rank not in left for rank in failed)
-    seen = [RankExit(rank, code) for rank, code in failed.items() if rank not in left]
-    unseen = [rank for rank in range(size) if rank not in left and rank not in failed]
-    wordless = seen + [RankExit(rank, -signal.SIGKILL, by_launcher=after, seen=False) for rank in unseen]
-    return wordless + [RankExit(rank, note.code) for rank, note in sorted(left.items(), key=lambda item: item[1].time)]
+    first = min((record.time for record in records.values() if record.code), default=time.time())
+    late = time.time() - first >= GRACE_S
+    by_launcher = killed_now or late or any(rank not in records for rank in failed)
+    seen = [RankExit(rank, code) for rank, code in failed.items() if rank not in records]
+    unseen = [rank for rank in range(size) if rank not in records and rank not in failed]
+    killed = [RankExit(rank, -signal.SIGKILL, by_launcher=by_launcher, seen=False) for rank in unseen]
+    by_time = sorted(records.items(), key=lambda item: item[1].time)
+    return [*seen, *killed, *(RankExit(rank, record.code) for rank, record in by_time)]
 
 
-def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early: int | None, own: Path) -> None:
+def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, pending: int | None, own: Path) -> None:
     """The process of one rank, in a session of its own: a terminal's Ctrl-C reaches it once, through the launcher.
 
-    No rank talks to the store before all have been forked: the store's thread looks up who connects, and a process
-    forked while it holds glibc's resolver lock would wait for that lock for ever.
+    No rank connects to the store before all have been forked: the store's thread resolves the name of each client,
+    and a process forked while that thread holds glibc's resolver lock would wait for the lock forever.
     """
     os.setsid()
     die_with_parent(launcher)
     stop = StopFlag(own_session=True).install()
-    stop.signal = stop.signal or early
+    stop.signal = stop.signal or pending
     all_started.wait(START_S)
     world = from_env(os.environ)
     assert world is not None  # elastic has set torchrun's variables
@@ -153,25 +154,25 @@ def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, early:
 
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     ended = run_rank(job, world, stop)
-    _leave_notes(ended, world.rank, attempt_dir(Path(job.run_dir), job.attempt) / OUTCOMES, own)
+    _write_records(ended, world.rank, RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, own)
     sys.stdout.flush()
     sys.stderr.flush()
     if ended.code:
-        os._exit(ended.code)  # threads that still wait for a dead peer must not keep a rank alive
+        os._exit(ended.code)  # threads that wait for a dead peer must not keep the process alive
 
 
-def _leave_notes(ended: RecordFailure, rank: int, notes: Path, own: Path) -> None:
-    """How this rank ended: in the run folder, or where that is full, gone or unwritable in the launcher's own."""
+def _write_records(ended: RecordFailure, rank: int, outcomes: Path, own: Path) -> None:
+    """How this rank ended: in the run folder, or in the launcher's own where that is full, gone or unwritable."""
     try:
-        write_exit_note(notes, rank, ended.code)
+        write_exit_record(outcomes, rank, ended.code)
     except OSError:
-        write_exit_note(own, rank, ended.code)
-    if ended.outcome and not ended.noted:
-        write_failure_note(own, ended.outcome)
+        write_exit_record(own, rank, ended.code)
+    if ended.failure and not ended.is_written:
+        write_failure_record(own, ended.failure)
 
 
 def _kill(ranks: set[BaseProcess]) -> None:
-    """End what elastic has left, as after a second Ctrl-C, with the processes that a rank has started."""
+    """Kill the ranks that elastic did not end, as after a second Ctrl-C, and the processes that they started."""
     for process in ranks:
         if process.pid:
             with suppress(ProcessLookupError):
@@ -182,7 +183,7 @@ def _kill(ranks: set[BaseProcess]) -> None:
 
 @contextmanager
 def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-    """Give the stop signals to `handler`."""
+    """Let `handler` have the stop signals."""
     before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     try:
         yield
@@ -193,8 +194,8 @@ def _handling(handler: Callable[[int, FrameType | None], None]) -> Iterator[None
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Elastic tells every failure twice and at length; what matters of it we tell."""
-    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(_CHATTY)]
+    """Elastic logs every failure twice and at length; the launcher reports what matters."""
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith(_NOISY)]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""How a rank failed, and how its process ended: records that ranks write into the folder of their attempt."""
+"""How a rank failed, and how its process exited: records that ranks write into the folder of their attempt."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _CONSEQUENCES = (
     "Broken pipe",
     "NCCL communicator was aborted",
 )
-"""In the type or the text of an error: it tells of a peer that is gone, not of this rank."""
-_IN_VAIN = ("Timed out waiting", "collective operation timeout")
-"""In the text of gloo's and NCCL's errors: a peer is there, and does not take part."""
-LINGER_S = 2.0
-"""How long a rank whose error tells of a peer stays for the records of the others."""
+"""In the type or the text of an error: the cause is a peer that is gone, not this rank."""
+_TIMEOUTS = ("Timed out waiting", "collective operation timeout")
+"""In the text of gloo's and NCCL's errors: a peer is alive, but did not reach the collective."""
+RECORDS_WAIT_S = 2.0
+"""How long a rank that failed because of a peer waits for the records of the others before it exits."""
 
 
 @dataclass(frozen=True)
-class FailureNote:
-    """How a rank failed, in its own words."""
+class FailureRecord:
+    """How a rank failed, as it reports itself."""
 
     rank: int
     host: str
@@ -48,11 +48,21 @@ class FailureNote:
 
     @property
     def is_consequence(self) -> bool:
-        return any(mark in self.type or mark in self.message for mark in _CONSEQUENCES) or self.is_wait_in_vain
+        """Whether another rank's failure caused this one."""
+        return any(mark in self.type or mark in self.message for mark in _CONSEQUENCES) or self.is_timeout
 
     @property
-    def is_wait_in_vain(self) -> bool:
-        return any(mark in self.message for mark in _IN_VAIN)
+    def is_timeout(self) -> bool:
+        """Whether this rank waited for one that did not come."""
+        return any(mark in self.message for mark in _TIMEOUTS)
+
+
+@dataclass(frozen=True)
+class ExitRecord:
+    """The exit of a rank that ended by itself."""
+
+    code: int
+    time: float
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,11 @@ class RankExit:
 
     rank: int
     code: int
-    """Negative: the number of the signal it died by."""
+    """Negative: the number of the signal that killed it."""
     by_launcher: bool = False
-    """Whether the launcher ended it, after another rank had failed."""
+    """Whether the launcher killed it, after another rank had failed."""
     seen: bool = True
-    """False: nobody saw its end; it left no note, so it must have died by a signal."""
+    """False: no parent saw its end, and it has no exit record, so a signal must have killed it."""
 
 
 @dataclass(frozen=True)
@@ -75,25 +85,17 @@ class RunResult:
     exits: Sequence[RankExit]
     """In the order of their ends."""
     stopped_by: int | None = None
-    """The signal that the launcher was given and has passed on."""
-    outcomes: Sequence[FailureNote] = ()
+    """The signal that the launcher received and passed on."""
+    failures: Sequence[FailureRecord] = ()
     """Of the ranks that failed."""
 
     @property
     def exit_code(self) -> int:
-        """Of the whole run: 0, 1 for a failure, 128 + N where all ranks left on signal N."""
+        """Of the whole run: 0, 1 for a failure, 128 + N where all ranks stopped on signal N."""
         codes = {exit.code for exit in self.exits if not (exit.by_launcher and self.stopped_by)}
         if codes == {0} or (len(codes) == 1 and min(codes) > 128):
             return codes.pop()
         return 1 if codes or not self.stopped_by else 128 + self.stopped_by
-
-
-@dataclass(frozen=True)
-class ExitNote:
-    """The note of a rank that has come to its end by itself."""
-
-    code: int
-    time: float
 
 
 def exit_code(error: BaseException | None) -> int:
@@ -105,9 +107,9 @@ def exit_code(error: BaseException | None) -> int:
     return 128 + signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
 
 
-def failure_note(error: BaseException, rank: int) -> FailureNote:
-    """The note of a rank that failed with this error."""
-    return FailureNote(
+def failure_record(error: BaseException, rank: int) -> FailureRecord:
+    """The record of a rank that failed with this error."""
+    return FailureRecord(
         rank=rank,
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -119,38 +121,39 @@ def failure_note(error: BaseException, rank: int) -> FailureNote:
     )
 
 
-def write_exit_note(folder: Path, rank: int, code: int) -> None:
+def write_exit_record(folder: Path, rank: int, code: int) -> None:
     """The last thing that a rank does."""
-    _write(folder / f"left-{rank:05d}.json", asdict(ExitNote(code, time.time())))
+    _write(folder / f"left-{rank:05d}.json", asdict(ExitRecord(code, time.time())))
 
 
-def read_exit_notes(folder: Path) -> dict[int, ExitNote]:
-    """The notes of all ranks that left one."""
+def read_exit_records(folder: Path) -> dict[int, ExitRecord]:
+    """By rank, of all ranks that have one."""
     found = {int(path.stem.removeprefix("left-")): path for path in folder.glob("left-*.json")}
-    return {rank: ExitNote(**json.loads(path.read_text(encoding="utf-8"))) for rank, path in found.items()}
+    return {rank: ExitRecord(**json.loads(path.read_text(encoding="utf-8"))) for rank, path in found.items()}
 
 
-def write_failure_note(folder: Path, outcome: FailureNote) -> None:
-    """Write down how a rank failed."""
-    _write(folder / f"rank-{outcome.rank:05d}.json", asdict(outcome))
+def write_failure_record(folder: Path, failure: FailureRecord) -> None:
+    _write(folder / f"rank-{failure.rank:05d}.json", asdict(failure))
 
 
-def wait_for_failure_notes(folder: Path, ranks: int) -> None:
-    """After an error that tells of a peer: let the other ranks note theirs before anyone leaves. A launcher answers
-    that with signals, which wake up a rank that was stopped; until then it is the one that has nothing to say.
+def read_failure_records(folder: Path) -> list[FailureRecord]:
+    """Of all ranks that have one, in the order of the ranks."""
+    files = sorted(folder.glob("rank-*.json"))
+    return [FailureRecord(**json.loads(path.read_text(encoding="utf-8"))) for path in files]
+
+
+def wait_for_failure_records(folder: Path, ranks: int) -> None:
+    """After a failure that a peer caused: give all ranks time to write their records before any of them exits. A
+    launcher answers an exit with signals, and they wake up a stopped rank; the one without a record until then is the
+    stopped one.
     """
-    deadline = time.monotonic() + LINGER_S
+    deadline = time.monotonic() + RECORDS_WAIT_S
     while time.monotonic() < deadline and len(list(folder.glob("rank-*.json"))) < ranks:
         time.sleep(0.25)
 
 
-def _write(path: Path, note: dict[str, Any]) -> None:
-    """In one step."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(note, indent=1), encoding="utf-8")
-    beside.replace(path)
-
-
-def read_failure_notes(folder: Path) -> list[FailureNote]:
-    """The notes of all ranks that wrote one."""
-    return [FailureNote(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(folder.glob("rank-*.json"))]
+def _write(path: Path, record: dict[str, Any]) -> None:
+    """Atomically."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Inside a rank: log, meet the others, make sure that all mean the same run, train, and tell how it ended."""
+"""Inside a rank: log, meet the others, verify that all have the same configuration, train, and record how it ended."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dcp_runner.common.device import device_of
 from dcp_runner.common.errors import ConfigError, FileAccessError
 from dcp_runner.common.launch_env import World
 from dcp_runner.common.run_context import RunContext
-from dcp_runner.common.run_dir import OUTCOMES, attempt_dir, log_file
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import StopFlag
 from dcp_runner.config.convert import from_plain
 from dcp_runner.config.schema import RunConfig
@@ -32,7 +32,7 @@ MEETING_S = 600.0
 
 
 def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
-    """Take part in a run as the rank that `world` says, alone if there is no world. Tells how it ended; never raises.
+    """Take part in a run as the rank in `world`; as the only rank without one. Returns how it ended; never raises.
 
     1. log into the run folder
     2. compare the configuration with that of the other ranks
@@ -58,7 +58,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         again=job.again,
         dated=job.dated,
     )
-    own_log = log_file(context.run_dir, rank)
+    own_log = RunDir(context.run_dir).log_file(rank)
     with RecordFailure(context) as recorded:
         logs.setup(rank, own_log)
         if rank:
@@ -67,7 +67,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         if world is not None and size > 1:
             from torch.distributed import PrefixStore
 
-            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", rendezvous.join(world))
+            meeting = PrefixStore(f"dcp_runner/{job.run_dir}/{job.attempt}", rendezvous.connect(world))
             agree_on_config(meeting, world, job.config_hash, stop)
             _open_process_group(config, world, meeting)
         load_entry_point(job.entry)(config, context)
@@ -76,38 +76,38 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
 
 
 class RecordFailure(AbstractContextManager["RecordFailure"]):
-    """Turns the end of a rank into an exit code, and a failure into a note for whoever asks which rank was first."""
+    """Turns the end of a rank into an exit code, and a failure into a record (see outcomes.py)."""
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
         self.code = 0
         """For the process."""
-        self.outcome: outcomes.FailureNote | None = None
+        self.failure: outcomes.FailureRecord | None = None
         """How it failed, if it did."""
-        self.noted = False
-        """Whether the run folder has a note of that; not where it is full, gone or unwritable."""
+        self.is_written = False
+        """Whether the record is in the run folder; not where that is full, gone or unwritable."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> bool:
         self.code = outcomes.exit_code(error)
         if error is not None and not isinstance(error, KeyboardInterrupt) and not _is_plain_exit(error):
-            self.outcome = self._record(error)
+            self.failure = self._record(error)
         return True
 
-    def _record(self, error: BaseException) -> outcomes.FailureNote:
-        outcome = outcomes.failure_note(error, self._context.rank)
-        notes = attempt_dir(self._context.run_dir, self._context.attempt) / OUTCOMES
-        with suppress(OSError):  # what cannot be written here either may be the very error that is recorded
-            outcomes.write_failure_note(notes, outcome)
-            self.noted = True
-        if outcome.is_consequence:
-            outcomes.wait_for_failure_notes(notes, self._context.world_size)
+    def _record(self, error: BaseException) -> outcomes.FailureRecord:
+        failure = outcomes.failure_record(error, self._context.rank)
+        folder = RunDir(self._context.run_dir).attempt(self._context.attempt).outcomes
+        with suppress(OSError):  # a folder that cannot be written may be the very failure
+            outcomes.write_failure_record(folder, failure)
+            self.is_written = True
+        if failure.is_consequence:
+            outcomes.wait_for_failure_records(folder, self._context.world_size)
         with suppress(FileAccessError):
             log.error("this rank failed", exc_info=error, extra=logs.FILE_ONLY)
-        return outcome
+        return failure
 
 
 def _is_plain_exit(error: BaseException) -> bool:
-    """Not one with a text, which is a failure that tells why."""
+    """Not one with a text, which is a failure with its reason."""
     return isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int))
 
 
@@ -157,7 +157,7 @@ def _open_process_group(config: RunConfig, world: World, meeting: Store) -> None
 
 
 def abandon_process_group() -> None:
-    """After a failure, where this process goes on with another job: no rank waits for another."""
+    """After a failure, in a process that continues with another job: no rank waits for another."""
     import torch.distributed as dist
 
     if dist.is_initialized():
@@ -165,7 +165,7 @@ def abandon_process_group() -> None:
 
 
 def _close_process_group() -> None:
-    """After the last rank's last message has arrived; a rank that failed leaves without this."""
+    """After the last message of every rank has arrived; a rank that failed exits without this."""
     import torch.distributed as dist
 
     if dist.is_initialized():

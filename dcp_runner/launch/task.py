@@ -1,21 +1,21 @@
-"""The first module of a task that submitit starts: it takes the notices, and imports the rest, which takes seconds.
+"""The entry point of a task that submitit starts: it handles preemption signals before the slow imports.
 
-A notice that comes meanwhile is remembered, and obeyed at the first step boundary; one that came while Python started
-has been held back until now. Submitit's own handlers, which come in between, do not touch both of them, so the flag
-is found by the one that replaces it.
+A preemption signal that arrives during the imports is remembered, and obeyed at the first step boundary; one that
+arrived while Python started was blocked until now. Submitit then installs handlers of its own, but not for both
+signals, so the flag that is installed later still finds this one.
 """
 
 from __future__ import annotations
 
 import signal
 
-from dcp_runner.common.signals import NOTICES, StopFlag
+from dcp_runner.common.signals import PREEMPTION_SIGNALS, StopFlag
 
 
 def main() -> None:
-    """`python -m dcp_runner.launch.task FOLDER`, where `python -m submitit.core._submit FOLDER` would do the same."""
-    StopFlag(NOTICES).install()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
+    """`python -m dcp_runner.launch.task FOLDER`, in place of `python -m submitit.core._submit FOLDER`."""
+    StopFlag(PREEMPTION_SIGNALS).install()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, PREEMPTION_SIGNALS)
     from submitit.core.submission import submitit_main
 
     submitit_main()

@@ -17,8 +17,7 @@ from pathlib import Path
 from dcp_runner.checkpoint.errors import ForeignError
 from dcp_runner.checkpoint.files.ownership import Identity
 from dcp_runner.common.run_context import RunContext
-
-FILE = ".run.json"
+from dcp_runner.common.run_dir import RunDir
 
 
 def identify(run: RunContext, root: Path, theirs: Identity) -> Identity:
@@ -57,14 +56,15 @@ def _same(mine: Identity, theirs: Identity, sweep: str, run: RunContext) -> bool
 def remember(run_dir: Path, identity: Identity) -> None:
     """Write the identity into the run folder, in one step."""
     if _read(run_dir) != identity:
-        beside = run_dir / f"{FILE}.{os.getpid()}"
-        beside.write_text(json.dumps(asdict(identity), indent=1), encoding="utf-8")
-        beside.replace(run_dir / FILE)
+        file = RunDir(run_dir).identity_file
+        temporary = file.with_name(f"{file.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(asdict(identity), indent=1), encoding="utf-8")
+        temporary.replace(file)
 
 
 def _read(run_dir: Path) -> Identity:
     try:
-        return Identity(**json.loads((run_dir / FILE).read_text(encoding="utf-8")))
+        return Identity(**json.loads(RunDir(run_dir).identity_file.read_text(encoding="utf-8")))
     except (FileNotFoundError, json.JSONDecodeError):  # the latter: torn by a power failure
         return Identity()
 

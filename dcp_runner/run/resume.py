@@ -16,6 +16,7 @@ from dcp_runner.checkpoint.files.integrity import is_named_as_checkpoint
 from dcp_runner.checkpoint.files.storage import MANIFEST, Storage
 from dcp_runner.checkpoint.loading.load import LoadReport
 from dcp_runner.common.files import is_there
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.train.errors import TrainError
 
 log = logging.getLogger("dcp_runner.train")
@@ -95,7 +96,8 @@ def checkpoint_in(folder: Path) -> Path:
     """The checkpoint that a path names: itself, or the latest one of a run folder (one process)."""
     if is_named_as_checkpoint(folder) or is_there(folder / MANIFEST):
         return folder
-    root = folder / "checkpoints" if is_there(folder / "checkpoints") else folder
+    own = RunDir(folder).checkpoints
+    root = own if is_there(own) else folder
     if not is_there(root):
         raise FileNotFoundError(
             f"resume={folder}: no such folder; "

@@ -16,6 +16,7 @@ from dcp_runner.checkpoint.state.rng import seed_all
 from dcp_runner.common.device import device_of
 from dcp_runner.common.files import writing
 from dcp_runner.common.run_context import RunContext
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.tables import as_text, table
 from dcp_runner.config.diff import changes
 from dcp_runner.config.schema import ResumeRng, RunConfig
@@ -56,7 +57,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     coordinator = CheckpointCoordinator(
         components_of(config, parts, feed, progress, callbacks),
         topology,
-        Path(config.checkpoint.root or run.run_dir / "checkpoints"),
+        Path(config.checkpoint.root or RunDir(run.run_dir).checkpoints),
         config.checkpoint.validation,
         validation_for=config.checkpoint.validation_for,
         check=config.checkpoint.check,
@@ -128,17 +129,12 @@ def report_of(config: RunConfig, run: RunContext) -> Report:
     """
     if run.rank != 0:
         return Report()
-    file = config_file(run.run_dir, str(run.attempt))
+    file = RunDir(run.run_dir).attempt(run.attempt).config_file
     with writing(file):  # whole or not at all: the next start reads it
         file.with_suffix(".new").write_text(json.dumps(run.config, indent=2))
         file.with_suffix(".new").replace(file)
     logger, trackers = config.logger, trackers_of(config, run.run_dir)
-    return RunReport(run.run_dir / "metrics.jsonl", run.attempt, logger.every_steps, logger.progress, trackers)
-
-
-def config_file(run_dir: Path, attempt: str) -> Path:
-    """Where a start of the run left its configuration."""
-    return run_dir / "attempts" / attempt / "config.json"
+    return RunReport(RunDir(run.run_dir).metrics_file, run.attempt, logger.every_steps, logger.progress, trackers)
 
 
 def tell_disk(config: RunConfig, steps: int, size: int | None, coordinator: CheckpointCoordinator) -> None:
@@ -187,7 +183,7 @@ def changed_keys(loaded: LoadReport, run: RunContext, overridden: list[str]) -> 
 
 
 def _launched(loaded: LoadReport) -> Any:
-    file = config_file(loaded.path.parent.parent, loaded.manifest.attempt)
+    file = RunDir(loaded.path.parent.parent).attempt(loaded.manifest.attempt).config_file
     return json.loads(file.read_text()) if file.is_file() else None
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.checkpoint.files.integrity import check_whole, open_copy
 from dcp_runner.common.metrics_file import read_metrics
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.schema import RunConfig
 
 TOLD = 4
@@ -39,7 +40,7 @@ def verify_resume(config: RunConfig, run_dir: Path, start: Callable[[RunConfig, 
     whole, resumed = folder / "whole", folder / "resumed"
     code = start(config, whole)
     if code == 0:
-        middle = whole / "checkpoints" / f"checkpoint-{steps}"
+        middle = RunDir(whole).checkpoints / f"checkpoint-{steps}"
         code = start(replace(config, resume=str(middle)), resumed)
     if code:
         return code, ["verify_resume: a run has failed, so there is nothing to compare"]
@@ -66,14 +67,13 @@ def _metrics(whole: Path, resumed: Path, after: int) -> Iterator[str]:
 
 
 def _lines(run_dir: Path, after: int) -> list[dict[str, Any]]:
-    lines = read_metrics(run_dir / "metrics.jsonl")
-    return [line for line in lines if line["step"] > after and "event" not in line]
+    return [line for line in read_metrics(RunDir(run_dir).metrics_file) if line["step"] > after]
 
 
 def _checkpoints(whole: Path, resumed: Path, step: int) -> Iterator[str]:
     """What the last checkpoints hold differently, by component."""
     with ExitStack() as stack:
-        one, other = (_contents(run_dir / "checkpoints" / f"checkpoint-{step}", stack) for run_dir in (whole, resumed))
+        one, other = (_contents(RunDir(run).checkpoints / f"checkpoint-{step}", stack) for run in (whole, resumed))
         for component in sorted({name for name, _ in one.keys() | other.keys()}):
             places = sorted(key for key in one.keys() | other.keys() if key[0] == component)
             differing = [place for place in places if one.get(place) != other.get(place)]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from dcp_runner.common.signals import STOP_SIGNALS
 from dcp_runner.launch.first_failure import FirstFailure, first_failure
-from dcp_runner.launch.outcomes import ExitNote, FailureNote, RankExit
+from dcp_runner.launch.outcomes import ExitRecord, FailureRecord, RankExit
 from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
 
@@ -31,8 +31,8 @@ def srun_signal_death(printed: str) -> tuple[int, str] | None:
 def judge(
     scheduler_state: str | None,
     ranks: int,
-    exits: Mapping[int, ExitNote],
-    failures: Sequence[FailureNote],
+    exits: Mapping[int, ExitRecord],
+    failures: Sequence[FailureRecord],
     srun_death: tuple[int, str] | None = None,
 ) -> tuple[JobState, str]:
     """State and reason of a job. `scheduler_state` is None where the scheduler no longer knows the job; `exits` and
@@ -59,21 +59,21 @@ def judge(
     return JobState.failed, reason
 
 
-def first_failed(ranks: int, exits: Mapping[int, ExitNote], failures: Sequence[FailureNote]) -> FirstFailure | None:
+def first_failed(ranks: int, exits: Mapping[int, ExitRecord], failures: Sequence[FailureRecord]) -> FirstFailure | None:
     """The failure that caused the others; None: there is none."""
     return first_failure(_exits(ranks, exits, failures), failures)
 
 
-def _has_own_cause(exits: Mapping[int, ExitNote], failures: Sequence[FailureNote]) -> bool:
+def _has_own_cause(exits: Mapping[int, ExitRecord], failures: Sequence[FailureRecord]) -> bool:
     """Whether a rank failed by itself: its error is not about a dead peer, or it exited with an error code and
     recorded no error.
     """
     recorded = {failure.rank for failure in failures}
     silent = any(exit.code and exit.code not in _STOPPED and rank not in recorded for rank, exit in exits.items())
-    return silent or any(not failure.is_consequence or failure.is_wait_in_vain for failure in failures)
+    return silent or any(not failure.is_consequence or failure.is_timeout for failure in failures)
 
 
-def _exits(ranks: int, exits: Mapping[int, ExitNote], failures: Sequence[FailureNote]) -> list[RankExit]:
+def _exits(ranks: int, exits: Mapping[int, ExitRecord], failures: Sequence[FailureRecord]) -> list[RankExit]:
     """How every rank ended. One without a record was killed: by srun, if another rank had a failure of its own."""
     by_srun = _has_own_cause(exits, failures)
     missing = [rank for rank in range(ranks) if rank not in exits]

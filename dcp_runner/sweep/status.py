@@ -13,9 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from dcp_runner.common.run_dir import OUTCOMES, last_attempt
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.tables import table
-from dcp_runner.launch.outcomes import FailureNote, read_exit_notes, read_failure_notes
+from dcp_runner.launch.outcomes import FailureRecord, read_exit_records, read_failure_records
 from dcp_runner.sweep import job_state
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.scheduler import PENDING, RUNNING, Scheduler, SchedulerUnavailable, scheduler_of
@@ -44,7 +44,7 @@ def refresh(sweep: Sweep, scheduler: Scheduler | None = None) -> None:
 def _update(sweep: Sweep, job: JobRecord, scheduler_state: str | None) -> None:
     starts = sweep.starts(job)
     of_last_id = [folder for folder in starts if folder.name.rpartition(".")[0] == job.ids[-1]]
-    exits = read_exit_notes(of_last_id[-1]) if of_last_id else {}
+    exits = read_exit_records(of_last_id[-1]) if of_last_id else {}
     job.attempts = len(starts)
     ranks = job.nodes * job.tasks_per_node
     if scheduler_state == "COMPLETED" and len(exits) < ranks:
@@ -68,12 +68,12 @@ def _srun_death(sweep: Sweep, job: JobRecord) -> tuple[int, str] | None:
     return job_state.srun_signal_death("".join(errors))
 
 
-def failures(sweep: Sweep, job: JobRecord) -> list[FailureNote]:
+def failures(sweep: Sweep, job: JobRecord) -> list[FailureRecord]:
     """The failures that the ranks of the last start have recorded."""
-    starts, attempt = sweep.starts(job), last_attempt(sweep.path / job.folder)
+    starts, run = sweep.starts(job), RunDir(sweep.path / job.folder)
     recorded = [
-        *(read_failure_notes(attempt / OUTCOMES) if attempt else ()),
-        *(read_failure_notes(starts[-1]) if starts else ()),
+        *read_failure_records(run.attempt(run.last_attempt()).outcomes),
+        *(read_failure_records(starts[-1]) if starts else ()),
     ]
     return list({failure.rank: failure for failure in recorded}.values())  # a rank records its failure in one place
 
@@ -81,7 +81,7 @@ def failures(sweep: Sweep, job: JobRecord) -> list[FailureNote]:
 def first_failed(sweep: Sweep, job: JobRecord) -> int:
     """The rank that failed first, whose log is the most useful; 0: no rank failed."""
     starts, ranks = sweep.starts(job), job.nodes * job.tasks_per_node
-    exits = read_exit_notes(starts[-1]) if starts else {}
+    exits = read_exit_records(starts[-1]) if starts else {}
     failure = job_state.first_failed(ranks, exits, failures(sweep, job))
     return failure.rank if failure else 0
 
@@ -147,5 +147,4 @@ def summary(sweep: Sweep) -> str:
 
 def most_useful_logs(sweep: Sweep, job: JobRecord) -> list[Path]:
     """The logs of a job's ranks, or else what its tasks have printed."""
-    logs = sorted((sweep.path / job.folder / "logs").glob("rank-*.log"))
-    return logs or list(sweep.outputs(job))
+    return RunDir(sweep.path / job.folder).log_files() or list(sweep.outputs(job))

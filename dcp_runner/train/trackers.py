@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from dcp_runner.common.files import writing
 from dcp_runner.common.metrics_file import read_metrics
+from dcp_runner.common.run_dir import RunDir
 
 
 class Tracker(Protocol):
@@ -89,9 +90,10 @@ def of_extra(name: str) -> Iterator[None]:
 
 def begin(run_dir: Path) -> tuple[str, int]:
     """The run's id for its trackers, made at their first start and never changed; and the last step they were told."""
-    file = run_dir / "tracker_id"
+    run = RunDir(run_dir)
+    file = run.tracker_id_file
     if file.is_file():
-        return file.read_text().strip(), _last_step(run_dir / "metrics.jsonl")
+        return file.read_text().strip(), _last_step(run.metrics_file)
     new = file.with_suffix(".new")
     with writing(file):
         new.write_text(f"{uuid.uuid4().hex}\n")
@@ -101,4 +103,4 @@ def begin(run_dir: Path) -> tuple[str, int]:
 
 def _last_step(metrics_file: Path) -> int:
     """The largest step that has metrics: not the last one where a run went back."""
-    return max((entry["step"] for entry in read_metrics(metrics_file) if "event" not in entry), default=0)
+    return max((entry["step"] for entry in read_metrics(metrics_file)), default=0)

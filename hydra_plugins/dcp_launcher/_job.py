@@ -24,7 +24,7 @@ from submitit import JobEnvironment
 from submitit.core.utils import cloudpickle_dump, pickle_load
 
 from dcp_runner.common.launch_env import from_env
-from dcp_runner.common.signals import NOTICES, StopFlag
+from dcp_runner.common.signals import PREEMPTION_SIGNALS, StopFlag
 from dcp_runner.launch import outcomes
 from dcp_runner.launch.broadcast import ConfigBroadcast, RunFailed, follow_once
 from dcp_runner.launch.requeue import RESTARTS, restarts
@@ -57,7 +57,7 @@ class SweepJob:
     """Where its starts leave their notes."""
 
     def __call__(self) -> None:
-        StopFlag(NOTICES).install()
+        StopFlag(PREEMPTION_SIGNALS).install()
         for number in (signal.SIGTERM, signal.SIGCONT):
             signal.signal(number, signal.SIG_DFL)  # submitit has made them do nothing
         setup_globals()
@@ -67,7 +67,7 @@ class SweepJob:
         if here.name() == "local":
             os.environ[RESTARTS] = str(len(list(self.notes.glob(f"{here.job_id}.*"))))
         start = self.notes / f"{here.job_id}.{restarts(os.environ)}"
-        with WriteExitNote(start, here.global_rank):
+        with WriteExitRecord(start, here.global_rank):
             world = from_env(os.environ)
             if world is not None and world.rank > 0:
                 follow_once(common.task, world)
@@ -98,7 +98,7 @@ def _fail(returned: JobReturn) -> NoReturn:
     raise error
 
 
-class WriteExitNote(AbstractContextManager["WriteExitNote"]):
+class WriteExitRecord(AbstractContextManager["WriteExitRecord"]):
     """Leaves a note of how this task has ended, for whoever asks about the sweep."""
 
     def __init__(self, folder: Path, rank: int) -> None:
@@ -108,5 +108,5 @@ class WriteExitNote(AbstractContextManager["WriteExitNote"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         code = outcomes.exit_code(error)
         if error is not None and not isinstance(error, SystemExit):
-            outcomes.write_failure_note(self._folder, outcomes.failure_note(error, self._rank))
-        outcomes.write_exit_note(self._folder, self._rank, code)
+            outcomes.write_failure_record(self._folder, outcomes.failure_record(error, self._rank))
+        outcomes.write_exit_record(self._folder, self._rank, code)

@@ -19,7 +19,7 @@ from submitit.core.utils import FailedJobError, pickle_load
 from submitit.local.local import LocalJob
 
 from dcp_runner.common.errors import ConfigError
-from dcp_runner.common.run_dir import obstacle
+from dcp_runner.common.folders import obstacle
 from dcp_runner.launch.broadcast import RunFailed
 from dcp_runner.launch.preflight.resolve import remove_empty_dir
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders

@@ -280,7 +280,7 @@ def test_too_many_open_files_are_told_with_the_limit(few_files: Callable[[int], 
     error = refused(lambda: resume(ResumeRequest("auto"), coordinator))
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     assert error.types == {"FileAccessError"}
-    assert f"Too many open files (EMFILE); this process may hold {limit} open" in str(error)
+    assert f"Too many open files (EMFILE); the limit is {limit} (raise it with ulimit -n)" in str(error)
     assert names(coordinator) == ["checkpoint-1", "checkpoint-2"]
 
 

@@ -14,7 +14,7 @@ from dcp_runner.app import main
 from dcp_runner.commands.command import CommandError
 from dcp_runner.common.errors import ConfigError, UserError, showing_user_errors
 from dcp_runner.launch.first_failure import console_summary
-from dcp_runner.launch.outcomes import exit_code, failure_note, read_failure_notes
+from dcp_runner.launch.outcomes import exit_code, failure_record, read_failure_records
 
 ERRORS = user_errors()
 NAMES = [type(error).__name__ for error in ERRORS]
@@ -47,10 +47,10 @@ def test_its_builtin_base_catches_it_still(error: UserError) -> None:
 
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)
 def test_a_rank_records_it_as_one_that_needs_no_traceback(error: UserError) -> None:
-    record = failure_note(error, rank=3)
+    record = failure_record(error, rank=3)
     assert record.expected and exit_code(error) == 1
     assert "Traceback" not in console_summary(record)
-    assert not failure_note(KeyError("not one of them"), rank=3).expected
+    assert not failure_record(KeyError("not one of them"), rank=3).expected
 
 
 @pytest.mark.parametrize("error", [ConfigError("a", "b"), *ERRORS], ids=["two problems", *NAMES])
@@ -103,6 +103,6 @@ def test_ranks_that_were_forked_show_it_too(first: int, tmp_path: Path) -> None:
     made = Command(tmp_path, composed("raises_a_user_error", f"seed={first}", *(ranks if size > 1 else ()))).start()
     assert made.wait() == 1, made.err
     assert "Traceback" not in made.err and "FAILED: " in made.err
-    records = read_failure_notes(tmp_path / "outputs/run/attempts/1/outcomes")
+    records = read_failure_records(tmp_path / "outputs/run/attempts/1/outcomes")
     assert records and all(record.expected for record in records)
     assert {record.type for record in records} <= {*NAMES[first : first + size]}

@@ -42,10 +42,10 @@ def test_a_local_job_with_a_short_time_limit_gets_to_its_end(tmp_path: Path) -> 
 
 SAYS = """
 import sys
-from dcp_runner.common.signals import asked
+from dcp_runner.common.signals import pending_signal
 sys.modules["submitit.core.submission"] = sys.modules[__name__]
 def submitit_main():
-    print("asked", asked())
+    print("asked", pending_signal())
 sys.argv = ["task", "folder"]
 from dcp_runner.launch.task import main
 main()

@@ -110,7 +110,7 @@ def dead_link_at(name: str) -> Callable[[Path], None]:
         (dead_link_at("logs/rank-00000.log"), 1, ("logs/rank-00000.log: cannot be written: No such file",)),
         (folder_at("metrics.jsonl"), 1, ("metrics.jsonl: cannot be written: Is a directory",)),
         (file_at("checkpoints"), 2, ("run/checkpoints",)),
-        (dead_link_at("checkpoints"), 1, ("run/checkpoints", "link to nothing")),
+        (dead_link_at("checkpoints"), 1, ("run/checkpoints", "broken link")),
     ],
 )
 def test_something_else_stands_there_at_the_start(

@@ -11,20 +11,20 @@ import pytest
 
 from dcp_runner.launch import outcomes
 from dcp_runner.launch.first_failure import console_summary, first_failure, report
-from dcp_runner.launch.outcomes import FailureNote, RankExit, RunResult, read_failure_notes, write_failure_note
+from dcp_runner.launch.outcomes import FailureRecord, RankExit, RunResult, read_failure_records, write_failure_record
 
 KILL, TERM, ABRT = -signal.SIGKILL, -signal.SIGTERM, -signal.SIGABRT
 GLOO = "[gloo/transport/tcp/pair.cc:553] Connection closed by peer"
 VAIN = "[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 5000ms for recv operation to complete"
 ABSENT = (
-    "did not take part, stopped or busy with something else; rank 0 (host) waited in vain: Timed out waiting 5000ms"
+    "did not reach a collective (hung or stopped); rank 0 (host) timed out waiting for it: Timed out waiting 5000ms"
 )
 
 
 def note(
     rank: int, time: float, kind: str = "ValueError", message: str = "boom", expected: bool = False
-) -> FailureNote:
-    return FailureNote(rank, "host", 1, kind, message, f"Traceback of rank {rank}", time, expected)
+) -> FailureRecord:
+    return FailureRecord(rank, "host", 1, kind, message, f"Traceback of rank {rank}", time, expected)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def note(
         ([RankExit(1, ABRT), RankExit(0, 1)], [note(1, 2.0), note(0, 1.0, "RuntimeError", GLOO)], 1, "ValueError"),
         ([RankExit(0, 1), RankExit(1, ABRT)], [note(0, 1.0)], 0, "ValueError"),
         ([RankExit(0, 1), RankExit(1, ABRT)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "killed by SIGABRT"),
-        ([RankExit(1, 7), RankExit(0, 1)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "left with exit code 7"),
+        ([RankExit(1, 7), RankExit(0, 1)], [note(0, 1.0, "RuntimeError", GLOO)], 1, "exited with code 7"),
         ([RankExit(1, 7), RankExit(0, 1)], [note(0, 1.0)], 0, "ValueError"),
         (
             [RankExit(0, 1), RankExit(1, 1)],
@@ -54,7 +54,7 @@ def note(
             [RankExit(0, 1), RankExit(1, 1)],
             [note(0, 1.0, "E", VAIN), note(1, 3.0, "E", GLOO)],
             1,
-            "rank 1 did not take part",
+            "rank 1 did not reach a collective",
         ),
         ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 1.1, "E", GLOO)], 0, "raised E: [gloo"),
         ([RankExit(0, 1), RankExit(1, 1)], [note(0, 1.0, "E", VAIN), note(1, 9.0)], 1, "raised ValueError"),
@@ -65,11 +65,11 @@ def note(
             1,
             "rank 1, 3 did not",
         ),
-        ([RankExit(0, KILL, by_launcher=True)], [], 0, "did not end by itself"),
+        ([RankExit(0, KILL, by_launcher=True)], [], 0, "was killed by the launcher"),
         ([RankExit(0, -99)], [], 0, "killed by signal 99"),
     ],
 )
-def test_the_first_failure(exits: list[RankExit], notes: list[FailureNote], rank: int | None, said: str) -> None:
+def test_the_first_failure(exits: list[RankExit], notes: list[FailureRecord], rank: int | None, said: str) -> None:
     first = first_failure(exits, notes)
     assert (first and first.rank) == rank
     assert first is None or said in first.headline
@@ -100,8 +100,8 @@ def test_the_exit_code(codes: list[int], by_launcher: list[int], asked: int | No
 def test_notes_survive_the_disk(tmp_path: Path) -> None:
     notes = [note(0, 1.5), note(3, 2.5, message="mit Ümlaut\nand lines")]
     for one in notes:
-        write_failure_note(tmp_path, one)
-    assert read_failure_notes(tmp_path) == notes
+        write_failure_record(tmp_path, one)
+    assert read_failure_records(tmp_path) == notes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-00000.json", "rank-00003.json"]
 
 
@@ -109,27 +109,28 @@ def test_notes_survive_the_disk(tmp_path: Path) -> None:
 def test_a_rank_lingers_for_the_notes_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, all_come: bool, at_most: float, at_least: float
 ) -> None:
-    monkeypatch.setattr(outcomes, "LINGER_S", 10.0 if all_come else 0.4)
-    write_failure_note(tmp_path, note(0, 1.0))
+    monkeypatch.setattr(outcomes, "RECORDS_WAIT_S", 10.0 if all_come else 0.4)
+    write_failure_record(tmp_path, note(0, 1.0))
     began = time.monotonic()
     with ThreadPoolExecutor() as threads:
-        lingering = threads.submit(outcomes.wait_for_failure_notes, tmp_path, 2)
+        lingering = threads.submit(outcomes.wait_for_failure_records, tmp_path, 2)
         if all_come:
             assert not lingering.done()
-            write_failure_note(tmp_path, note(1, 2.0))
+            write_failure_record(tmp_path, note(1, 2.0))
         lingering.result(60)
     assert at_least <= time.monotonic() - began < at_most
 
 
 def test_the_last_line_names_the_first_failure() -> None:
-    ended = RunResult([RankExit(1, 1), RankExit(0, 1), RankExit(2, KILL, by_launcher=True)])
-    assert report(ended, [note(1, 1.0), note(0, 2.0, "RuntimeError", GLOO)], Path("run")) == [
+    failures = [note(1, 1.0), note(0, 2.0, "RuntimeError", GLOO)]
+    result = RunResult([RankExit(1, 1), RankExit(0, 1), RankExit(2, KILL, by_launcher=True)], failures=failures)
+    assert report(result, Path("run")) == [
         "Traceback of rank 1",
-        "ended after it: rank 0, 2",
+        "failed as a consequence: rank 0, 2",
         "log: run/logs/rank-00001.log",
         "FAILED: rank 1 (host) raised ValueError: boom",
     ]
-    assert report(RunResult([RankExit(0, 0)]), [], Path("run")) == []
+    assert report(RunResult([RankExit(0, 0)]), Path("run")) == []
 
 
 def test_a_rank_speaks_for_itself_where_no_launcher_of_ours_does() -> None:

@@ -18,7 +18,7 @@ from dcp_runner.launch.outcomes import RankExit
 pytestmark = pytest.mark.timeout(90)
 
 
-def command(folder: Path, entry: str, *overrides: str, ranks: int = 2, grace_s: float = local.LEAVE_S) -> Command:
+def command(folder: Path, entry: str, *overrides: str, ranks: int = 2, grace_s: float = local.GRACE_S) -> Command:
     """A run that needs no Hydra any more."""
     even = ("parallel=ddp", f"parallel.dp={ranks}", f"data.batch_size={4 * ranks}")
     return Command(folder, composed(entry, *even, *overrides), grace_s=grace_s).start()
@@ -90,7 +90,9 @@ def test_an_error_that_says_it_all_is_shown_without_a_traceback(tmp_path: Path) 
 def test_a_rank_is_killed_while_the_others_wait(tmp_path: Path) -> None:
     made = command(tmp_path, "killed_while_others_wait")
     assert made.wait() == 1
-    assert made.err.splitlines()[-1].startswith(("FAILED: rank 1 was killed by SIGKILL", "FAILED: rank 1 died without"))
+    assert made.err.splitlines()[-1].startswith(
+        ("FAILED: rank 1 was killed by SIGKILL", "FAILED: rank 1 was terminated without")
+    )
     assert "Traceback" not in made.err
 
 
@@ -99,7 +101,7 @@ def test_a_rank_is_stopped_while_the_others_wait(tmp_path: Path) -> None:
     made = command(tmp_path, "stopped_while_others_wait", "parallel.timeout_s=2", ranks=3)
     assert made.wait() == 1
     last = made.err.splitlines()[-1]
-    assert last.startswith("FAILED: rank 1 did not take part"), made.err
+    assert last.startswith("FAILED: rank 1 did not reach a collective"), made.err
     assert "Timed out waiting 2000ms" in last
 
 
@@ -109,14 +111,14 @@ def test_a_rank_is_killed_while_the_others_work(tmp_path: Path) -> None:
     made = command(tmp_path, "killed_while_others_work", ranks=3)
     assert made.wait() == 1
     assert made.err.splitlines()[-1].startswith("FAILED: rank 1 was killed by SIGKILL")
-    assert "ended after it: rank 0, 2" in made.err
+    assert "failed as a consequence: rank 0, 2" in made.err
     assert gone([int(path.read_text()) for path in tmp_path.glob("outputs/run/ready-?")])
 
 
 def test_a_rank_leaves_without_a_word(tmp_path: Path) -> None:
     made = command(tmp_path, "leaves")
     assert made.wait() == 1
-    assert made.err.splitlines()[-1] == "FAILED: rank 1 left with exit code 7"
+    assert made.err.splitlines()[-1] == "FAILED: rank 1 exited with code 7"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -135,7 +137,7 @@ def test_a_second_stop_signal_ends_all_at_once(tmp_path: Path) -> None:
     made = command(tmp_path, "work")
     pids = made.ranks(2)
     made.send(signal.SIGINT)
-    while "stopping" not in made.err:
+    while "Stopping" not in made.err:
         pass
     made.send(signal.SIGINT)
     assert made.wait() == 130

@@ -16,7 +16,7 @@ from torch.distributed import TCPStore
 
 from dcp_runner.common.launch_env import Starter, World
 from dcp_runner.launch import rendezvous
-from dcp_runner.launch.rendezvous import join
+from dcp_runner.launch.rendezvous import connect
 
 HERE = "127.0.0.1"
 LIMIT_S = 20.0
@@ -39,7 +39,7 @@ def meet(worlds: list[World]) -> list[TCPStore]:
 
     def one(world: World) -> None:
         try:
-            told.put((world.rank, join.__wrapped__(world)))
+            told.put((world.rank, connect.__wrapped__(world)))
         except Exception as error:
             told.put((world.rank, error))
 
@@ -129,14 +129,14 @@ def test_they_meet_elsewhere_if_it_is_taken(occupant: str) -> None:
 def test_no_port_is_free() -> None:
     with silent_program() as one, silent_program() as two:
         with pytest.raises(OSError, match=f"none of the ports {one}, {two} is free on {HERE}"):
-            join.__wrapped__(ranks(1, (one, two))[0])
+            connect.__wrapped__(ranks(1, (one, two))[0])
 
 
 def test_rank_0_does_not_appear(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "_CONNECT", timedelta(milliseconds=200))
     ports = free_ports(2)
     with pytest.raises(OSError, match=f"rank 0 did not serve the store of rank 1 of 2, .*{HERE}:{ports[0]}"):
-        join.__wrapped__(ranks(2, ports)[1])
+        connect.__wrapped__(ranks(2, ports)[1])
 
 
 @pytest.mark.parametrize("agent", [True, False])
@@ -153,6 +153,6 @@ def test_below_torchrun_there_is_one_port(agent: bool) -> None:
 def test_a_process_joins_once() -> None:
     (world,) = ranks(1, free_ports(1))
     try:
-        assert join(world) is join(replace(world))
+        assert connect(world) is connect(replace(world))
     finally:
-        join.cache_clear()
+        connect.cache_clear()

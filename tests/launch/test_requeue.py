@@ -82,7 +82,7 @@ def test_not_where_slurm_has_decided_already(cluster: Cluster, told: Callable[[]
     cluster.program("squeue", f"echo {state}")
     assert requeue_if_stopped(TERM, 1, SLURM) == TERM
     assert cluster.calls("scontrol") == []
-    assert f"SLURM has decided about job 7 ({state or 'it has ended'})" in told()
+    assert f"SLURM already reports job 7 as {state or 'ENDED'}" in told()
 
 
 def test_a_squeue_that_fails_decides_nothing(cluster: Cluster, told: Callable[[], str]) -> None:
@@ -109,7 +109,7 @@ def test_only_as_often_as_allowed(
     assert requeue_if_stopped(USR1, limit, env) == USR1
     assert len(cluster.calls("scontrol")) == asked
     if not asked:
-        assert f"NOT REQUEUED: the job was started again {restarts(env)} times already" in told()
+        assert f"NOT REQUEUED: the job has been restarted {restarts(env)} times" in told()
 
 
 @pytest.mark.parametrize("env", [{}, {"SLURM_JOB_ID": "7"}, {"SLURM_PROCID": "0"}])
@@ -125,7 +125,7 @@ def test_not_without_slurm(cluster: Cluster, told: Callable[[], str], env: dict[
 def test_a_refusal_is_told(cluster: Cluster, told: Callable[[], str], script: str, reason: str) -> None:
     cluster.program("scontrol", script)
     assert requeue_if_stopped(USR2, 1, SLURM) == USR2
-    assert "NOT REQUEUED: SLURM refuses it for job 7" in told() and reason in told()
+    assert "NOT REQUEUED: SLURM refused to requeue job 7" in told() and reason in told()
 
 
 @pytest.mark.parametrize(("missing", "asked"), [("squeue", True), ("scontrol", False)])

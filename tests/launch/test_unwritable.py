@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from commands import Command, composed, ours
 
-from dcp_runner.common.run_dir import unwritable
+from dcp_runner.common.folders import unwritable
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -35,10 +35,10 @@ def obstacles(here: Path) -> dict[str, str]:
     (here / "loop").symlink_to("loop")
     long = "n" * 300
     return {
-        "file": f"{here}/file is no folder",
-        "file/below/it": f"{here}/file is no folder",
-        "dead": f"{here}/dead is a link that leads nowhere",
-        "dead/below": f"{here}/dead is a link that leads nowhere",
+        "file": f"{here}/file is not a folder",
+        "file/below/it": f"{here}/file is not a folder",
+        "dead": f"{here}/dead is a broken link",
+        "dead/below": f"{here}/dead is a broken link",
         "loop/below": f"{here}/loop/below: Too many levels of symbolic links",
         long: f"{here}/{long}: File name too long",
         "/proc/x": "/proc: No such file or directory",
@@ -78,7 +78,7 @@ def test_a_file_in_the_place_of_a_jobs_folder(launcher: str, tmp_path: Path) -> 
     sweep = ["-m", f"hydra/launcher={launcher}", "hydra.sweep.dir=s", "seed=0,1,2"]
     made = Command(tmp_path, ours("meet"), [*sweep, "model=gpt_tiny"]).start()
     assert made.wait() == (2 if launcher == "basic" else 1)
-    assert f"the run folder of job 1 cannot be made: {tmp_path}/s/1 is no folder" in made.err
+    assert f"the run folder of job 1 cannot be made: {tmp_path}/s/1 is not a folder" in made.err
     assert "Traceback" not in made.err and not (tmp_path / "s/0").exists()
 
 
@@ -94,11 +94,11 @@ def test_what_blocks_the_run_folder_behind_hydra(blocked: str, tmp_path: Path) -
     assert made.wait() == 2
     assert made.err.splitlines() == [
         "1 problem, nothing was started:",
-        f"  * run folder: it cannot be written: {folder / blocked} is a link that leads nowhere",
+        f"  * run folder: cannot be written: {folder / blocked} is a broken link",
     ]
 
 
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`/dev/full` takes no byte."""
-    monkeypatch.setattr("dcp_runner.common.run_dir.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
+    monkeypatch.setattr("dcp_runner.common.folders.TemporaryFile", lambda dir: open("/dev/full", "wb"))  # noqa: SIM115
     assert unwritable(tmp_path / "x") == f"{tmp_path}: No space left on device"

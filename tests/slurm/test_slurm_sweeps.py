@@ -67,7 +67,7 @@ HARMS = ["none-0", "none-1", "none-2", "raise", "kill", "stop"]
 TOLD = {
     "raise": r"rank 1 \(n\d\) raised ValueError: boom",
     "kill": r"rank 1 \(n\d\) died: Killed, says srun",
-    "stop": r"rank 1 did not take part, .*; rank 0 \(n\d\) waited in vain: Timed out waiting 5000ms",
+    "stop": r"rank 1 did not reach a collective .*; rank 0 \(n\d\) timed out waiting for it: Timed out waiting 5000ms",
 }
 
 

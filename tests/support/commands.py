@@ -71,7 +71,7 @@ class Command:
     program: Callable[[], None]
     arguments: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
-    grace_s: float = local.LEAVE_S
+    grace_s: float = local.GRACE_S
     tag: str = ""
     """Of its output files, where several commands share a folder."""
     process: BaseProcess | None = None
@@ -119,7 +119,7 @@ class Command:
         sys.stderr = io.TextIOWrapper(os.fdopen(2, "wb", closefd=False), write_through=True)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(self.environment)
-        local.LEAVE_S = self.grace_s
+        local.GRACE_S = self.grace_s
         GlobalHydra.instance().clear()
         sys.argv = ["dcp_runner", *self.arguments]
         self.program()

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dcp_runner.launch import outcomes
-from dcp_runner.launch.outcomes import FailureNote
+from dcp_runner.launch.outcomes import FailureRecord
 from dcp_runner.sweep import record
 from dcp_runner.sweep.record import JobRecord, Sweep
 
@@ -51,18 +51,18 @@ def ended_sweep(path: Path) -> Path:
     return path
 
 
-def failure(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureNote:
-    return FailureNote(rank, "host", 1, kind, message, "Traceback", time)
+def failure(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureRecord:
+    return FailureRecord(rank, "host", 1, kind, message, "Traceback", time)
 
 
-def end(sweep: Sweep, job: JobRecord, codes: dict[int, int], *failures: FailureNote) -> None:
+def end(sweep: Sweep, job: JobRecord, codes: dict[int, int], *failures: FailureRecord) -> None:
     """What ranks record that have ended in the first start of the job's last submission."""
     start = sweep.job_dir(job) / f"{job.ids[-1]}.0"
     start.mkdir(parents=True)
     for rank, code in codes.items():
-        outcomes.write_exit_note(start, rank, code)
+        outcomes.write_exit_record(start, rank, code)
     for failed in failures:
-        outcomes.write_failure_note(start, failed)
+        outcomes.write_failure_record(start, failed)
 
 
 def write(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import signal
 import pytest
 
 from dcp_runner.launch.first_failure import first_failure
-from dcp_runner.launch.outcomes import ExitNote, FailureNote, RankExit
+from dcp_runner.launch.outcomes import ExitRecord, FailureRecord, RankExit
 from dcp_runner.sweep.job_state import judge, srun_signal_death
 from dcp_runner.sweep.record import JobState
 from dcp_runner.sweep.scheduler import PENDING, RUNNING
@@ -19,16 +19,16 @@ ABSENT = "rank 1 did not "
 ENDED_BADLY = ["FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE", "REVOKED"]
 
 
-def exits(*codes: int | None) -> dict[int, ExitNote]:
+def exits(*codes: int | None) -> dict[int, ExitRecord]:
     """Records of ranks that exited with these codes, one after the other; None: nothing recorded."""
-    return {rank: ExitNote(code, 100.0 + rank) for rank, code in enumerate(codes) if code is not None}
+    return {rank: ExitRecord(code, 100.0 + rank) for rank, code in enumerate(codes) if code is not None}
 
 
-def failure(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureNote:
-    return FailureNote(rank, "host", 1, kind, message, "Traceback", time)
+def failure(rank: int, time: float, kind: str = "ValueError", message: str = "boom") -> FailureRecord:
+    return FailureRecord(rank, "host", 1, kind, message, "Traceback", time)
 
 
-def consequence(rank: int, time: float) -> FailureNote:
+def consequence(rank: int, time: float) -> FailureRecord:
     return failure(rank, time, "RuntimeError", GLOO)
 
 
@@ -47,7 +47,7 @@ def headline(exit: RankExit) -> str:
     return failed.headline
 
 
-def timed_out(rank: int, time: float) -> FailureNote:
+def timed_out(rank: int, time: float) -> FailureRecord:
     return failure(rank, time, "RuntimeError", "[gloo/x.cc:81] Timed out waiting 5000ms for recv operation to complete")
 
 
@@ -123,7 +123,7 @@ def test_no_rank_recorded_anything(reported: str | None, expected: str) -> None:
     ],
 )  # fmt: skip
 def test_the_first_failure_is_named(
-    reported: str, codes: tuple[int | None, ...], outcomes: list[FailureNote], expected: str
+    reported: str, codes: tuple[int | None, ...], outcomes: list[FailureRecord], expected: str
 ) -> None:
     state, reason = judge(reported, len(codes), exits(*codes), outcomes)
     assert state is (JobState.cancelled if reported == "CANCELLED" else JobState.failed)
@@ -136,12 +136,12 @@ def test_a_cancelled_job_needs_no_reason(codes: tuple[int | None, ...]) -> None:
 
 
 def test_of_several_error_codes_the_first_is_named() -> None:
-    recorded = {0: ExitNote(7, 102.0), 1: ExitNote(8, 101.0)}
+    recorded = {0: ExitRecord(7, 102.0), 1: ExitRecord(8, 101.0)}
     assert judge("FAILED", 2, recorded, []) == (JobState.failed, exited(1, 8))
 
 
 def test_an_expected_error_speaks_for_itself() -> None:
-    error = FailureNote(
+    error = FailureRecord(
         0, "host", 1, "ConfigError", "parallel.dp: 3 does not divide 8", "Traceback", 1.0, expected=True
     )
     assert judge("FAILED", 2, exits(1, None), [error]) == (JobState.failed, "parallel.dp: 3 does not divide 8")
@@ -162,7 +162,7 @@ KILLED = (1, "rank 1 (n2) died: Killed (reported by srun)")
     ],
 )
 def test_srun_has_seen_who_died_first(
-    reported: str, codes: tuple[int | None, ...], outcomes: list[FailureNote], expected: str
+    reported: str, codes: tuple[int | None, ...], outcomes: list[FailureRecord], expected: str
 ) -> None:
     """Unless that rank exited by itself, or another one has an error of its own."""
     reason = judge(reported, len(codes), exits(*codes), outcomes, KILLED)[1]

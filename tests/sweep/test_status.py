@@ -32,7 +32,7 @@ def test_what_an_earlier_start_recorded_does_not_count_for_the_last(sweep: Path,
     job = add(sweep, ids=["1", ended])
     outcomes_of_first = sweep / "2/attempts/1/outcomes"
     outcomes_of_first.mkdir(parents=True)
-    outcomes.write_failure_note(outcomes_of_first, failure(0, 1.0, message="at first"))
+    outcomes.write_failure_record(outcomes_of_first, failure(0, 1.0, message="at first"))
     end(record.read(sweep), job, {0: 1}, failure(0, 9.0, "ImportError", "now"))
     refresh(sweep)
     assert record.read(sweep).jobs[2].reason == "rank 0 (host) raised ImportError: now"
@@ -63,7 +63,7 @@ def test_records_that_a_file_system_shows_later(sweep: Path, monkeypatch: pytest
     before = (sweep / record.FILE).read_text()
     assert state("COMPLETED") is JobState.failed
     (sweep / record.FILE).write_text(before)
-    outcomes.write_exit_note(sweep / ".jobs/2/7.0", 1, 0)
+    outcomes.write_exit_record(sweep / ".jobs/2/7.0", 1, 0)
     assert state("COMPLETED") is JobState.done
 
 

@@ -11,7 +11,7 @@ import pytest
 from dcp_runner.checkpoint.errors import ForeignError
 from dcp_runner.checkpoint.files.ownership import Identity
 from dcp_runner.common.run_context import RunContext
-from dcp_runner.run.identity import FILE, identify, remember
+from dcp_runner.run.identity import identify, remember
 
 ROOT = Path("/somewhere/checkpoints")
 JOB0, JOB1 = "abcd/0", "abcd/1"
@@ -81,7 +81,7 @@ def test_two_runs(mine: Identity | None, theirs: Identity, more: dict[str, Any],
 def test_it_is_kept_in_the_run_folder(tmp_path: Path) -> None:
     one = Identity("x", JOB0, str(tmp_path))
     remember(tmp_path, one)
-    assert json.loads((tmp_path / FILE).read_text()) == {"run": "x", "sweep": JOB0, "folder": str(tmp_path)}
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-    (tmp_path / FILE).write_text('{"run": ')  # a power failure
+    assert json.loads((tmp_path / ".run.json").read_text()) == {"run": "x", "sweep": JOB0, "folder": str(tmp_path)}
+    assert [path.name for path in tmp_path.iterdir()] == [".run.json"]
+    (tmp_path / ".run.json").write_text('{"run": ')  # a power failure
     assert identify(start(tmp_path, sweep=JOB0), ROOT, one) == one

@@ -149,7 +149,7 @@ class Storage:
             self.check_claim()
             os.rename(self.staging(step), self.path(step))
         sync(self.root)
-        point(self.root / "latest", self.path(step).name, beside=self.root / ".latest")
+        point(self.root / "latest", self.path(step).name, temporary=self.root / ".latest")
         return self.path(step)
 
     def discard(self, folder: Path) -> None:

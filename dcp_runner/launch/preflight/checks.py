@@ -12,6 +12,7 @@ from dcp_runner.checkpoint.sharing import AUTO
 from dcp_runner.common.device import Device
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.launch_env import World, from_env
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.build_checks import check_targets
 from dcp_runner.launch.preflight.config_checks import check_config
@@ -35,7 +36,7 @@ def check(cfg: DictConfig) -> list[str]:
 
 def _may_be_resumed(config: RunConfig, path: str) -> bool:
     """Whether something stands there; or the run has checkpoints, which may have begun there before it was moved."""
-    root = Path(config.checkpoint.root or output_dir(config.name) / "checkpoints")
+    root = Path(config.checkpoint.root or RunDir(output_dir(config.name)).checkpoints)
     return os.path.exists(path) or any(root.glob("checkpoint-*"))
 
 

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.common.errors import ConfigError, exit_with
-from dcp_runner.common.run_dir import unwritable
+from dcp_runner.common.folders import unwritable
 from dcp_runner.launch.preflight.overrides import CommandLineReport, examine, flag_problems
 from dcp_runner.launch.preflight.sweep_folders import (
     blocked_folders,

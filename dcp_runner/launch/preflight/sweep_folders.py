@@ -19,7 +19,8 @@ from hydra.core.utils import filter_overrides
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from dcp_runner.common.run_dir import last_attempt, obstacle
+from dcp_runner.common.folders import obstacle
+from dcp_runner.common.run_dir import RunDir
 from dcp_runner.launch.preflight.compose_cache import composer
 
 _REMEDIES = {
@@ -63,7 +64,7 @@ def place_of(cfg: DictConfig, number: int, overrides: Sequence[str]) -> JobFolde
         cfg.hydra.runtime.output_dir = run
         root = OmegaConf.select(cfg, "checkpoint.root")
         started_in = run if cfg.hydra.job.chdir else os.getcwd()
-    checkpoints = os.path.join(run, "checkpoints") if root is None else os.path.join(started_in, str(root))
+    checkpoints = str(RunDir(Path(run)).checkpoints) if root is None else os.path.join(started_in, str(root))
     folders = {os.path.realpath(run): "hydra.sweep.subdir", os.path.realpath(checkpoints): "checkpoint.root"}
     return JobFolder(number, filter_overrides(list(overrides)), run, folders)
 
@@ -138,9 +139,9 @@ def _values(overrides: Sequence[str]) -> dict[str, str]:
 
 def _recorded(run_dir: Path) -> list[str] | None:
     """The overrides of the last start in a run folder; None: it has never been started."""
-    last = last_attempt(run_dir)
-    file = None if last is None else last / ".hydra" / "overrides.yaml"
-    return None if file is None or not file.is_file() else [str(text) for text in OmegaConf.load(file)]
+    run = RunDir(run_dir)
+    file = run.attempt(run.last_attempt()).hydra / "overrides.yaml"
+    return [str(text) for text in OmegaConf.load(file)] if file.is_file() else None
 
 
 def _name(job: JobFolder, other: JobFolder) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from runs import run
 
-from dcp_runner.common.metrics_file import last_metrics, open_to_append, read_metrics
+from dcp_runner.common.metrics_file import last_metrics, open_to_append, read_entries, read_metrics
 from dcp_runner.run.verify_resume import _lines
 from dcp_runner.train.trackers import begin
 
@@ -37,7 +37,7 @@ def test_the_next_line_stands_by_itself(tmp_path: Path, before: bytes | None, ke
             lines.write(f'{{"step": {step}, "loss": 1.5, "attempt": 2}}\n')
     assert [entry["step"] for entry in read_metrics(file)] == [*[1][:kept], 7, 8]
     assert b"\n\n" not in file.read_bytes()
-    assert last_metrics(tmp_path) == {"step": 8, "loss": 1.5} and len(_lines(tmp_path, 1)) == 2
+    assert last_metrics(file) == {"step": 8, "loss": 1.5} and len(_lines(tmp_path, 1)) == 2
 
 
 def test_a_run_after_a_torn_line(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_run_after_a_torn_line(tmp_path: Path) -> None:
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 5, "loss": 3.1, "lr"')
     assert run(tmp_path, 1, trainer__max_steps=5, checkpoint__at_end=False) == [0]
-    last = [entry for entry in read_metrics(tmp_path / "metrics.jsonl") if entry["attempt"] == 2]
+    last = [entry for entry in read_entries(tmp_path / "metrics.jsonl") if entry["attempt"] == 2]
     assert last[0]["event"] == "resumed" and [entry["step"] for entry in last if "loss" in entry] == [5]
     (tmp_path / "tracker_id").write_text("x")
     assert begin(tmp_path) == ("x", 5)

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from dcp_runner.common import signals
-from dcp_runner.common.signals import NOTICES, STOP_SIGNALS, StopFlag
+from dcp_runner.common.signals import PREEMPTION_SIGNALS, STOP_SIGNALS, StopFlag
 
 
 def test_the_first_signal_only_sets_the_flag() -> None:
@@ -35,10 +35,10 @@ def test_the_second_one_leaves(monkeypatch: pytest.MonkeyPatch, number: int, end
             os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("notice", NOTICES)
+@pytest.mark.parametrize("notice", PREEMPTION_SIGNALS)
 def test_a_notice_is_one_request_however_often_it_comes(notice: int) -> None:
     with StopFlag(own_session=True) as stop:
-        for number in (notice, notice, *NOTICES):
+        for number in (notice, notice, *PREEMPTION_SIGNALS):
             os.kill(os.getpid(), number)
         assert stop.signal == notice
 
