@@ -16,7 +16,7 @@ def main() -> None:
     """`python -m dcp_runner.launch.task FOLDER`, where `python -m submitit.core._submit FOLDER` would do the same."""
     StopFlag(NOTICES).install()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, NOTICES)
-    from submitit.core.submission import submitit_main
+    from dcp_runner.launch.submitit_seam import submitit_main
 
     submitit_main()
 

@@ -1,4 +1,4 @@
-"""A sweep that is resumed with other values: refused with what differs, and run if that is meant."""
+"""Which jobs of a sweep remain: of a new, a resumed and a changed one."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def jobs(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(200)
-def test_a_changed_sweep_is_run_only_if_that_is_meant(tmp_path: Path) -> None:
+def test_a_changed_sweep_is_run_only_on_request(tmp_path: Path) -> None:
     launcher = ["hydra/launcher=dcp_local", "hydra.launcher.poll_s=0.2", "hydra.sweep.dir=s"]
     job = ["debug=tiny", "parallel=ddp", "parallel.dp=2", "trainer.max_steps=4", "trainer.eval_every=null"]
     save = ["checkpoint.every_steps=2", f"+callbacks.harm={{_target_: acts.Harm, step: 3, marks: {tmp_path}}}"]
@@ -37,11 +37,14 @@ def test_a_changed_sweep_is_run_only_if_that_is_meant(tmp_path: Path) -> None:
 
     refused = run(tmp_path, "resume_sweep=s", "trainer.max_steps=6")
     assert refused.returncode != 0
-    assert "job 1: it was another one (before: trainer.max_steps=4; now: trainer.max_steps=6)" in refused.stderr
+    assert (
+        "job 1 has changed since it was submitted (before: trainer.max_steps=4; now: trainer.max_steps=6)"
+        in refused.stderr
+    )
     assert jobs(tmp_path) == before
 
-    meant = run(tmp_path, "resume_sweep=s", "trainer.max_steps=6", "resume_sweep_changed=true")
-    assert meant.returncode == 0, meant.stdout + meant.stderr
+    forced = run(tmp_path, "resume_sweep=s", "trainer.max_steps=6", "resume_sweep_changed=true")
+    assert forced.returncode == 0, forced.stdout + forced.stderr
     done, again = jobs(tmp_path)
     assert done == before[0], "what is done is done"
     assert (again["state"], again["attempts"], len(again["ids"])) == ("done", 2, 2)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from planning import planned
 
-from dcp_runner.config.schema import ResourcesConfig, RunConfig
-from dcp_runner.sweep.record import JobRecord, Sweep
+from dcp_runner.sweep.record import Sweep
 from hydra_plugins.dcp_launcher._config import DcpSlurmConfig
-from hydra_plugins.dcp_launcher._planned import PlannedJob, check_time_limit
 from hydra_plugins.dcp_launcher._submit import batch_scripts
 
-OPTIONS = {key: value for key, value in vars(DcpSlurmConfig()).items() if key != "_target_"}
-
-
-def planned(number: int, tasks: int, time_min: int | None = None) -> PlannedJob:
-    record = JobRecord(number=number, overrides=[], tasks_per_node=tasks)
-    cfg = OmegaConf.create({"hydra": {"job": {"name": "mine"}}})
-    return PlannedJob(record, cfg, RunConfig(resources=ResourcesConfig(time_min=time_min)), [])
+OPTIONS = DcpSlurmConfig()
 
 
 @pytest.mark.parametrize(
@@ -48,18 +41,9 @@ def test_which_jobs_share_an_array(
 
 
 def test_python_may_be_another_one(tmp_path: Path) -> None:
-    options = OPTIONS | {"python": "apptainer exec lab.sif python3"}
+    options = replace(OPTIONS, python="apptainer exec lab.sif python3")
     (script,) = batch_scripts(Sweep(path=tmp_path, scheduler="slurm"), [planned(0, 1)], options, [])
     assert "sh apptainer exec lab.sif python3 -u -m dcp_runner.launch.task" in script
-
-
-@pytest.mark.parametrize(
-    ("time_min", "notice_s", "refused"), [(None, 120, False), (2, 119, False), (2, 120, True), (1, 120, True)]
-)
-def test_a_time_limit_that_leaves_nothing_before_the_notice(time_min: int | None, notice_s: int, refused: bool) -> None:
-    told = check_time_limit(planned(3, 1, time_min), notice_s)
-    assert bool(told) == refused
-    assert not told or ("job 3: resources.time_min=" in told[0] and f"signal_delay_s={notice_s}" in told[0])
 
 
 def test_other_resources_are_another_array(tmp_path: Path) -> None:
