@@ -67,6 +67,7 @@ def test_it_gets_the_last_value_of_the_metric(tmp_path: Path) -> None:
     assert done.stdout.count("job 0 done") == 1, "what has ended is not values again with the next jobs"
 
 
+@pytest.mark.slow
 def test_without_an_evaluation_the_report_names_a_metric_that_there_is(tmp_path: Path) -> None:
     done = optimise(tmp_path, "trainer.eval_every=null")
     assert done.returncode != 0
@@ -117,6 +118,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
 
     with initialize_config_module("dcp_runner.conf", version_base="1.3"):
         yield run
+    gc.enable()  # for the tests that follow, if this one has failed
 
 
 @pytest.mark.parametrize(
