@@ -1,9 +1,9 @@
-"""Which jobs of a sweep are left to do: all of a new one; of a resumed one those that have failed or never ran."""
+"""Which jobs of a sweep remain to be run: all of a new sweep; of a resumed one those that failed or never ran."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,42 +18,50 @@ from hydra_plugins.dcp_launcher._planned import PlannedJob
 def open_or_resume(
     folder: Path, scheduler: str, jobs: Sequence[PlannedJob]
 ) -> tuple[Sweep, list[PlannedJob], list[str]]:
-    """The record of the sweep with these jobs in it, the jobs that are to be submitted, which are not those that are
-    done or under way, and why nothing may be.
+    """The record of the sweep with these jobs in it, those of them that are to be submitted (not those that are done,
+    running or waiting), and why nothing may be submitted.
+
+    Raises:
+        OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / record.FILE).exists():
         code = record_code(Path.cwd(), folder)
-        fresh = [job.record for job in jobs]
-        return Sweep(path=folder, scheduler=scheduler, command=sys.argv[1:], code=code, jobs=fresh), list(jobs), []
+        records = [job.record for job in jobs]
+        return Sweep(path=folder, scheduler=scheduler, command=sys.argv[1:], code=code, jobs=records), list(jobs), []
     sweep = record.read(folder)
     try:
         refresh(sweep)
     except SchedulerUnavailable as error:
-        return sweep, [], [f"the scheduler does not answer, so nobody knows which jobs are left: {error}"]
-    left: list[PlannedJob] = []
-    problems: list[str] = []
-    for job in jobs:
-        old = sweep.job(job.record.number)
-        if old is None:
-            sweep.jobs.append(job.record)
-            left.append(job)
-            continue
-        if job.run is None:  # somebody else's program begins anew, as with every other launcher
-            sweep.jobs[sweep.jobs.index(old)] = job.record
-            left.append(job)
-            continue
-        if job.run.resume_sweep is None:
-            problems.append(f"job {old.number}: {folder} holds one already; resume_sweep={folder} does what is left")
-        elif old.config != job.record.config and not job.run.resume_sweep_changed:
-            was = [text for text in old.overrides if text not in job.record.overrides]
-            now = [text for text in job.record.overrides if text not in old.overrides]
-            problems.append(
-                f"job {old.number}: it was another one (before: {' '.join(was) or 'other defaults'}; "
-                f"now: {' '.join(now) or 'other defaults'}); resume_sweep_changed=true does it"
-            )
-        again = not old.ids or old.state in (JobState.failed, JobState.cancelled)
-        job.record = replace(job.record, ids=old.ids, attempts=old.attempts) if again else old
-        sweep.jobs[sweep.jobs.index(old)] = job.record
-        left += [job] if again else []
-    return sweep, left, problems
+        return sweep, [], [f"the scheduler does not answer, so it is unknown which jobs remain: {error}"]
+    problems = [problem for job in jobs for problem in _conflicts(sweep, job)]
+    return sweep, [job for job in jobs if _enter(sweep, job)], problems
+
+
+def _conflicts(sweep: Sweep, job: PlannedJob) -> Iterator[str]:
+    """Why this job may not take the place of the recorded one."""
+    old, new = sweep.job(job.record.number), job.record
+    if old is None or job.run is None:
+        return
+    if job.run.resume_sweep is None:
+        yield f"job {old.number} already exists in {sweep.path}; resume_sweep={sweep.path} runs the jobs that remain"
+    elif old.config != new.config and not job.run.resume_sweep_changed:
+        before = " ".join(text for text in old.overrides if text not in new.overrides)
+        now = " ".join(text for text in new.overrides if text not in old.overrides)
+        yield (
+            f"job {old.number} has changed since it was submitted (before: {before or 'other defaults'}; "
+            f"now: {now or 'other defaults'}); resume_sweep_changed=true runs it as it is now"
+        )
+
+
+def _enter(sweep: Sweep, job: PlannedJob) -> bool:
+    """Enter the job into the record; whether it is to be submitted."""
+    old = sweep.job(job.record.number)
+    if old is None:
+        sweep.jobs.append(job.record)
+        return True
+    remains = not old.ids or old.state in (JobState.failed, JobState.cancelled)
+    if job.run is not None:  # a program that is not ours starts afresh, as with every other launcher
+        job.record = replace(job.record, ids=old.ids, attempts=old.attempts) if remains else old
+    sweep.jobs[sweep.jobs.index(old)] = job.record
+    return remains or job.run is None

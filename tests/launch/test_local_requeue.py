@@ -14,7 +14,7 @@ import pytest
 from where import SUPPORT
 
 from dcp_runner.launch.requeue import RUN_AGAIN
-from hydra_plugins.dcp_launcher._submit import _task
+from hydra_plugins.dcp_launcher._submit import task_command
 
 
 def made(run: Path) -> list[int]:
@@ -43,7 +43,7 @@ def test_a_local_job_with_a_short_time_limit_gets_to_its_end(tmp_path: Path) -> 
 SAYS = """
 import sys
 from dcp_runner.common.signals import pending_signal
-sys.modules["submitit.core.submission"] = sys.modules[__name__]
+sys.modules["dcp_runner.launch.submitit_seam"] = sys.modules[__name__]
 def submitit_main():
     print("asked", pending_signal())
 sys.argv = ["task", "folder"]
@@ -58,7 +58,7 @@ def test_a_notice_that_comes_before_python_is_held_back(tmp_path: Path, notice: 
     (tmp_path / "python").write_text(f"#!/bin/sh\necho begun\nread line\nexec {sys.executable} says.py\n")
     (tmp_path / "python").chmod(0o755)
     (tmp_path / "says.py").write_text(SAYS)
-    command = shlex.split(_task(tmp_path, "./python"))
+    command = shlex.split(task_command(tmp_path, "./python"))
     with subprocess.Popen(command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as task:
         assert task.stdout and task.stdout.readline() == "begun\n"
         if notice:

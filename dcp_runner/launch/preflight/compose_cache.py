@@ -4,7 +4,6 @@ plain values only are composed once here, and copied.
 
 from __future__ import annotations
 
-import gc
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,6 +13,8 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from omegaconf import DictConfig
+
+from dcp_runner.common.gc_pause import gc_paused
 
 Compose = Callable[[list[str]], DictConfig]
 """From overrides to a configuration."""
@@ -59,10 +60,8 @@ def composer(loader: ConfigLoader, compose: Compose) -> Compose:
 
 def cache_composition(loader: ConfigLoader) -> None:
     """Let this loader compose the jobs of a sweep quickly, and keep each that was composed for a look for the launcher.
-    The garbage collector is held off until `gc.enable()`: it would look through all of them, again and again, and
-    find nothing.
+    The garbage collector is paused meanwhile: it would look through all of them, again and again, and find nothing.
     """
-    gc.disable()
     compose = loader.load_sweep_config
     quick: dict[int, Compose] = {}
     looked_at: dict[tuple[str, ...], DictConfig] = {}
@@ -72,6 +71,7 @@ def cache_composition(loader: ConfigLoader) -> None:
         if lines in looked_at:
             return looked_at.pop(lines)
         of_this_sweep = quick.setdefault(id(master_config), composer(loader, partial(compose, master_config)))
-        return looked_at.setdefault(lines, of_this_sweep(list(lines)))
+        with gc_paused():
+            return looked_at.setdefault(lines, of_this_sweep(list(lines)))
 
     loader.load_sweep_config = load_sweep_config  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Hydra's own suites against our launcher, and what they do not ask: the truth about a failing job."""
+"""Hydra's own suites against our launcher, and what they do not test: a failing job is reported as failed."""
 
 from __future__ import annotations
 
@@ -77,5 +77,5 @@ def test_a_sweeper_that_needs_results_must_wait(tmp_path: Path) -> None:
     command = [sys.executable, "app.py", "-m", "hydra/launcher=dcp_local", *sweeper, "+how=fine", "+number=1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     assert done.returncode != 0
-    assert "hydra_plugins.optimiser.Optimiser needs the results; take wait=true" in done.stderr
+    assert "hydra_plugins.optimiser.Optimiser needs the results of the jobs; set wait=true" in done.stderr
     assert not list(tmp_path.glob("multirun/*/*/sweep.json"))
