@@ -1,6 +1,5 @@
-"""What our Hydra plugins cost an app that does not use them: paired runs of one with and without the plugins.
-
-    python benchmarks/plugin_discovery.py [PAIRS]
+"""What our Hydra plugins cost an app that does not use them: paired runs of one with and without the plugins, by
+`python benchmarks/plugin_discovery.py [PAIRS]`.
 """
 
 from __future__ import annotations
