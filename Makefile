@@ -1,12 +1,12 @@
-# From a bare clone: `make demo` and `make test` do everything, in .venv. `make help` lists the rest.
+# `make demo` and `make test` work from a fresh clone; both create .venv first. `make help` lists all targets.
 PYTHON ?= python3
 BIN := .venv/bin
-PARALLEL := -n 2 --dist loadfile  # files, because the tests of one share what takes long to make
+PARALLEL := -n 2 --dist loadfile  # by file, because the tests of a file share fixtures that are slow to create
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: help demo test slow plugins slurm lint fmt bench dist clean
 
-help:  ## this list
+help:  ## print this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
 .venv/.ready: pyproject.toml constraints.txt
@@ -14,19 +14,19 @@ help:  ## this list
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@
 
-demo: .venv/.ready  ## train a small GPT on the sources of the Python library, with 2 ranks, and checkpoint it
+demo: .venv/.ready  ## train a small GPT on the sources of the Python library with 2 ranks, with checkpoints
 	$(BIN)/python -m dcp_runner experiment=demo
 
 test: .venv/.ready  ## the quick tests
 	$(BIN)/python -m pytest $(PARALLEL)
 
-slow: .venv/.ready  ## the slower tests
+slow: .venv/.ready  ## the slow tests
 	$(BIN)/python -m pytest -m slow $(PARALLEL) --no-loadscope-reorder --ignore tests/plugins
 
-plugins: .venv/.ready  ## Hydra's own suites against our local launcher; they want a process for themselves
+plugins: .venv/.ready  ## Hydra's own test suites against our local launcher, which need a process of their own
 	$(BIN)/python -m pytest -m slow tests/plugins
 
-slurm: .venv/.ready  ## the tests on a real SLURM cluster, which they start on this machine (root on a Debian)
+slurm: .venv/.ready  ## the tests on a real SLURM cluster that they start on this machine (root on a Debian)
 	$(BIN)/python -m pytest -m slurm tests/slurm --ignore tests/slurm/test_slurm_hydra.py
 	$(BIN)/python -m pytest -m slurm tests/slurm/test_slurm_hydra.py
 
@@ -39,11 +39,11 @@ fmt: .venv/.ready  ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: .venv/.ready  ## measure saving and loading against the peers (minutes)
+bench: .venv/.ready  ## compare saving and loading with other libraries (minutes)
 	$(BIN)/python benchmarks/save_load.py
 
-dist: .venv/.ready  ## the wheel, in dist/
+dist: .venv/.ready  ## build the wheel, in dist/
 	$(BIN)/pip wheel -q --no-deps -w dist .
 
-clean:  ## what was built and run
+clean:  ## remove everything that was built or run
 	rm -rf .venv dist build outputs multirun .pytest_cache .mypy_cache .ruff_cache

@@ -1,6 +1,5 @@
-"""What our Hydra plugins cost an app that has nothing to do with us: paired runs of one with and without them.
-
-python benchmarks/plugin_discovery.py [pairs]
+"""What our Hydra plugins cost an app that does not use them: paired runs of one with and without the plugins, by
+`python benchmarks/plugin_discovery.py [PAIRS]`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ APP = """
 import sys
 from pathlib import Path
 if sys.argv.pop() == "without":
-    sys.path[:] = [place for place in sys.path if not (Path(place) / "hydra_plugins").is_dir()]
+    sys.path[:] = [entry for entry in sys.path if not (Path(entry) / "hydra_plugins").is_dir()]
 import hydra
 
 @hydra.main(version_base="1.3", config_path=None)
@@ -28,9 +27,9 @@ main()
 
 
 def seconds(app: Path, how: str) -> float:
-    began = time.perf_counter()
+    start = time.perf_counter()
     subprocess.run([sys.executable, str(app), "hydra.run.dir=out", how], cwd=app.parent, check=True)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def main() -> None:
@@ -41,11 +40,11 @@ def main() -> None:
         for how in ("with", "without"):
             seconds(app, how)
         rows = []
-        for number in range(pairs):  # in turns, each as often first
+        for number in range(pairs):  # alternate which one goes first
             order = ("with", "without") if number % 2 else ("without", "with")
-            took = {how: seconds(app, how) for how in order}
-            rows.append((took["with"], took["without"]))
-    ratios = sorted(one / other for one, other in rows)
+            elapsed = {how: seconds(app, how) for how in order}
+            rows.append((elapsed["with"], elapsed["without"]))
+    ratios = sorted(with_plugins / without for with_plugins, without in rows)
     low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
     print(f"with the plugins {medians[0]:.3f} s, without {medians[1]:.3f} s")

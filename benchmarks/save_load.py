@@ -1,11 +1,12 @@
-"""Saving and loading beside the peers, in one run, as ratios: `python benchmarks/save_load.py [--mb 540] [--ranks
-2] [--rounds 7]`.
+"""Saving and loading compared with other libraries, in one run, as ratios.
 
-The state is what a GPT's training has: fp32 weights and AdamW's two moments, equal on all ranks. Contenders take
-turns in every round, and medians are compared. "Durable" means that data and folders are flushed; what a peer does
-not flush itself is flushed by us. Our own figures include what the peers do not do: comparing the holders, digests
-of every byte, agreement of all ranks, and the check on loading. The limits of the machine (plain buffered write and
-flush, plain read of the same bytes by one process) are taken in the same rounds.
+    python benchmarks/save_load.py [--mb 540] [--ranks 1 2] [--rounds 5]
+
+The state is that of a GPT in training: fp32 weights and AdamW's two moments, equal on all ranks. The contenders
+alternate within every round, and medians are compared. Every save is durable: data and folders are flushed, by this
+script if a library does not flush them itself. The figures of dcp_runner include what the others do not do: comparing
+the holders, digests of every byte, agreement of all ranks, and the check on loading. The limits of the machine (a plain
+buffered write and flush, a plain read of the same bytes by one process) are measured in the same rounds.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ class Holder:
 
 
 def make_state(megabytes: int) -> dict[str, torch.Tensor]:
-    """Weights and two moments of a GPT of width 512, fp32, of about this size."""
+    """Weights and two moments of a GPT of width 512, in fp32, with about this size in total."""
     torch.manual_seed(0)
     state: dict[str, torch.Tensor] = {}
     layer = 0
@@ -61,7 +62,7 @@ def make_state(megabytes: int) -> dict[str, torch.Tensor]:
 
 
 def flush(folder: Path) -> None:
-    """Flush every file of a folder, and the folder."""
+    """Flush every file in a folder, and the folder itself."""
     for path in [*folder.rglob("*"), folder]:
         descriptor = os.open(path, os.O_RDONLY)
         os.fsync(descriptor)
@@ -132,8 +133,8 @@ def contenders(state: dict[str, torch.Tensor], rank: int, world: int) -> dict[st
 
 
 def measure(rank: int, world: int, port: int, root: Path, megabytes: int, rounds: int, results: Any) -> None:
-    """One rank of the benchmark; rank 0 puts {name: [(save s, cold load s, warm load s), ...]} and the state's size
-    into `results`.
+    """One rank of the benchmark. Rank 0 puts into `results` the state's size, and by name of the contender a list of
+    (seconds to save, to load cold, to load warm).
     """
     torch.set_num_threads(1)
     if world > 1:
@@ -145,15 +146,15 @@ def measure(rank: int, world: int, port: int, root: Path, megabytes: int, rounds
     def timed(action: Action, folder: Path) -> float:
         if world > 1:
             dist.barrier()
-        began = time.perf_counter()
+        start = time.perf_counter()
         action(folder)
         if world > 1:
             dist.barrier()
-        return time.perf_counter() - began
+        return time.perf_counter() - start
 
-    for turn in range(rounds + 1):
+    for number in range(rounds + 1):
         for name, (save, load) in contenders(state, rank, world).items():
-            folder = root / f"{turn}-{name.replace(' ', '-')}"
+            folder = root / f"{number}-{name.replace(' ', '-')}"
             if rank == 0:
                 folder.mkdir()
             saved = timed(save, folder)
@@ -161,7 +162,7 @@ def measure(rank: int, world: int, port: int, root: Path, megabytes: int, rounds
                 os.sync()
                 CACHES.write_text("3")
             cold, warm = timed(load, folder), timed(load, folder)
-            if turn:  # the first round warms up
+            if number:  # the first round warms up
                 times.setdefault(name, []).append((saved, cold, warm))
             if rank == 0:
                 shutil.rmtree(folder)

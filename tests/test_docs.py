@@ -204,7 +204,7 @@ def overrides_of(command: str) -> Iterator[list[str]]:
         yield [f"{key}={value}" for key, value in job]
 
 
-COMMANDS = commands((ROOT / "README.md").read_text())
+COMMANDS = [*dict.fromkeys(commands((ROOT / "README.md").read_text()))]
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -118,11 +118,11 @@ def test_a_checkpoint_of_any_topology_loads_under_any_other(tmp_path: Path) -> N
 def matrix(done: dict[tuple[str, str], str]) -> str:
     """The table of what was done to the model."""
     lines = [
-        "# A checkpoint of any topology under any other",
+        "# A checkpoint of any topology loads under any other",
         "",
-        "Made by `tests/distributed/test_gloo_elastic.py` on real process groups. Each pair was saved under the topology of its row and",
-        "loaded under that of its column; all weights, buffers and the whole state of AdamW, gathered, were equal to the saved ones bit",
-        "for bit. `=` means that each rank read its own copy, `a>b` that a copies were re-cut to b.",
+        "Made by `tests/distributed/test_gloo_elastic.py` on real process groups. Each pair was saved under the topology of its",
+        "row and loaded under that of its column. All weights, buffers and the full state of AdamW, gathered, were equal to the",
+        "saved ones bit for bit. `=` means that each rank read its own copy, `a>b` that a copies were resharded to b.",
         "",
         "| saved \\ loaded | " + " | ".join(NAMES) + " |",
         "|---|" + "---|" * len(NAMES),
