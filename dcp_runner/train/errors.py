@@ -1,11 +1,11 @@
-"""Errors of the training that people see as they are, without a traceback."""
+"""Errors of the training that are shown to people without a traceback."""
 
 from __future__ import annotations
 
 
 class TrainError(RuntimeError):
-    """What a run cannot go on from, and the remedy; raised alike on all ranks."""
+    """The run cannot continue; the text says why and what to do. Raised with the same text on all ranks."""
 
 
 class NonFiniteError(TrainError):
-    """A loss or the gradients of a step are not finite. Raised before the step changes anything."""
+    """The loss or the gradients of a step are not finite. Raised before the step changes anything."""
