@@ -1,4 +1,4 @@
-"""One rank reads for all: for data that only one process may open, or that is worth caching once."""
+"""One rank reads for all ranks: for data that only one process may open, or that should be cached only once."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from dcp_runner.data.scatter import Scatter
 @final
 @dataclass(kw_only=True, eq=False, repr=False)
 class CentralFeed(Feed):
-    """Rank 0 of a group reads the whole step and sends every rank its part.
+    """Rank 0 of a group reads the complete step and sends every rank its part.
 
-    `next` is then a collective call of the group. If reading fails, rank 0 raises the data set's error and every other
+    `next` is a collective call of the group. If reading fails, rank 0 raises the data set's error and every other
     rank a RuntimeError, in the same call. The batches are those of `IndependentFeed`, bit for bit.
 
     Raises:
@@ -40,7 +40,7 @@ class CentralFeed(Feed):
             raise ValueError(f"part_of_rank[{rank}] must be part={self.part}, found {self.part_of_rank[rank]}")
         self._scatter = None if self.group is None else Scatter(self.group, self.part_of_rank)
 
-    def _wanted(self) -> range:
+    def _microbatches_to_read(self) -> range:
         return range(self.parts * self.microbatches)
 
     def _read(self) -> list[Batch]:

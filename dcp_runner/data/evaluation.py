@@ -1,4 +1,4 @@
-"""The samples of one evaluation: the same ones at every evaluation of a run, with the same randomness inside."""
+"""The samples of one evaluation: the same at every evaluation of a run, with the same randomness inside."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from dcp_runner.data.seeded import MapDataset, Seeded
 def evaluation_batches(
     dataset: MapDataset, *, samples: int | None, batch: int, part: int, parts: int, seed: int, workers: int = 0
 ) -> Iterator[tuple[Batch, int]]:
-    """The batches of one part of an evaluation, each with the number of its samples; the global generators stay where
+    """The batches of one part of an evaluation, each with the number of its samples. Leaves the global generators as
     they are.
 
-    `samples` items (None, or more than there are: all), evenly spread over the data set so that they stand for all of
-    it, are cut in order into `parts` contiguous slices whose lengths differ by at most one. The slice of `part` comes
-    in batches of at most `batch` samples, the last one may be shorter. Every part has as many batches as the longest
-    one, because a sharded model is evaluated by all ranks together: where a part has run out, its batch is the first
-    item, which counts as 0 samples. Items are seeded by (seed, 0, index).
+    `samples` items (None, or more than there are: all), spread evenly over the data set so that they represent it, are
+    split in order into `parts` contiguous slices whose lengths differ by at most one. The slice of `part` comes in
+    batches of at most `batch` samples; the last batch may be shorter. Every part has as many batches as the longest
+    part, because all ranks evaluate a sharded model together: a part that has run out yields batches of the first item,
+    which count as 0 samples. Items are seeded by (seed, 0, index).
     """
     count = len(dataset) if samples is None else min(samples, len(dataset))
     start, stop = part * count // parts, (part + 1) * count // parts

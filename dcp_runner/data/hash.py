@@ -1,7 +1,7 @@
-"""One number from several.
+"""A hash of several numbers.
 
 The order of the samples and the randomness inside a sample are derived from (seed, epoch, ...) and from nothing else.
-Then every rank, every loader process and every resumed run comes to the same numbers without asking another.
+So every rank, every loader process and every resumed run gets the same numbers without communication.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 def mix(*words: int) -> int:
-    """A well-mixed number in [0, 2**64) that depends on every word and on their order.
+    """A hash in [0, 2**64) of all words and their order.
 
     Each word goes through the finalizer of SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number
     Generators, OOPSLA 2014; variant 13 of Stafford's mixers). Words are taken modulo 2**64. Integer arithmetic only,
-    so the result is the same on every machine and Python. Not for cryptography.
+    so the result is the same on every machine and in every Python version. Not for cryptography.
     """
     state = 0
     for word in words:

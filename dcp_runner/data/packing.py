@@ -1,7 +1,7 @@
-"""A value of nested tensors as a short header and one flat buffer, so that a collective can carry it.
+"""Nested tensors as a short header and one flat buffer, for a collective.
 
-The header is a pickle of everything but the tensors' contents. It stays the same from batch to batch while the shapes
-do, so that it need not be sent again; and whatever is not a tensor, such as text, arrives without a rule of its own.
+The header is a pickle of everything but the tensors' contents. It stays the same from batch to batch as long as the
+shapes do, so that it need not be sent again; and non-tensors, such as text, need no special handling.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 _ALIGNMENT = 16
-"""Bytes; a view as a wider dtype must start at a multiple of its item size, at most that of complex128."""
+"""Bytes. A view with a wider dtype must start at a multiple of its item size, which is at most that of complex128."""
 
 _Slot = tuple[torch.dtype, tuple[int, ...], int]
-"""What stands for a tensor in the header: dtype, shape, and its first byte in the buffer."""
+"""A tensor in the header: dtype, shape, and its first byte in the buffer."""
 
 
 def pack(value: Any) -> tuple[bytes, Tensor]:
-    """(header, buffer) of a value whose tensors lie on the CPU; the buffer is a copy, of dtype uint8 and shape (n,)."""
+    """(header, buffer) of a value whose tensors are on the CPU; the buffer is a copy, of dtype uint8 and shape (n,)."""
     pickler = _Pickler()
     pickler.dump(value)
     buffer = torch.zeros(pickler.size, dtype=torch.uint8)
@@ -31,7 +31,7 @@ def pack(value: Any) -> tuple[bytes, Tensor]:
 
 
 def unpack(header: bytes, buffer: Tensor) -> Any:
-    """The packed value. Its tensors are copies; the buffer may be longer than it was packed."""
+    """The packed value. Its tensors are copies; the buffer may be padded."""
     return _Unpickler(header, buffer).load()
 
 

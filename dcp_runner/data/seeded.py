@@ -1,8 +1,8 @@
-"""Randomness inside an item that depends on the sample alone.
+"""Randomness inside an item that depends on nothing but the sample.
 
 A data set may crop, mask or add noise with any of the usual global generators. Drawn from the rank's own stream, such
 an item would change with the number of loader processes, with the rank that reads it and with every resume, and
-reading it would move the stream that dropout draws from.
+reading it would advance the stream that dropout draws from.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class MapDataset(Protocol):
 class Seeded(Dataset[Any]):
     """The items of a data set, each made under generators that are seeded from (seed, epoch, index).
 
-    Seeded are Python's `random`, numpy's global generator and torch's CPU generator; afterwards they stand where they
-    stood before, also when the data set raises. Keys are pairs (epoch, index), as `Order.at` gives them.
+    Python's `random`, numpy's global generator and torch's CPU generator are seeded; afterwards their states are
+    restored, even if the data set raises. Keys are pairs (epoch, index), as `Order.at` returns them.
     """
 
     def __init__(self, dataset: MapDataset, seed: int) -> None:
@@ -42,12 +42,12 @@ class Seeded(Dataset[Any]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> list[Any]:
-        """The items of a whole batch; torch's loader prefers this method where a data set has it.
+        """The items of a batch; torch's loader prefers this method if a data set has it.
 
-        Keeping and putting back the generators' states costs far more than seeding them, so it is done once a batch.
+        Saving and restoring the generators' states costs far more than seeding, so it is done once per batch.
         """
         items = []
-        with _generators_put_back():
+        with _preserved_generators():
             for epoch, index in keys:
                 _seed_generators(mix(self._seed, epoch, index))
                 items.append(self._dataset[index])
@@ -55,7 +55,7 @@ class Seeded(Dataset[Any]):
 
 
 @contextmanager
-def _generators_put_back() -> Iterator[None]:
+def _preserved_generators() -> Iterator[None]:
     python, array, tensor = random.getstate(), numpy.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -69,5 +69,5 @@ def _seed_generators(number: int) -> None:
     """Seed with a number of 64 bits; numpy's global generator takes 32 of them."""
     random.seed(number)
     numpy.random.seed(number >> 32)
-    # Not torch.manual_seed: it would seed the accelerators too, and nothing here puts those back.
+    # Not torch.manual_seed: it would seed the accelerators too, which are not restored here.
     torch.default_generator.manual_seed(number)

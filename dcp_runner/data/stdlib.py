@@ -1,4 +1,4 @@
-"""A text that every machine has: the sources of Python's standard library, as bytes.
+"""A text that every machine has: the source code of Python's standard library, as bytes.
 
 Eleven megabytes of real structure, enough for a small language model to learn something, with nothing to download.
 """
@@ -23,16 +23,15 @@ _BORDER = b"\0"
 class StdlibBytes(Dataset[tuple[Tensor, Tensor]]):
     """Windows of bytes from the standard library of the running Python, for next-byte prediction.
 
-    Item i is (inputs, targets), both int64 of shape (context,) with values below 256: the i-th of the windows that
-    stand side by side in the text, and the same window one byte further. A whole file belongs to one split, by the
-    checksum of its path, so that no text of one split appears in the other. A zero byte ends each file. Another
-    version of Python has another text.
+    Item i is (inputs, targets), both int64 of shape (context,) with values below 256: the i-th of adjacent windows of
+    the text, and the same window shifted by one byte. Each file belongs to one split, by the checksum of its path, so
+    that the splits share no text. A zero byte ends each file. The text differs between versions of Python.
 
     Args:
         split: "train" or "eval".
         context: bytes of a window.
-        eval_percent: how many of a hundred files go to the eval split, about.
-        limit_mb: cut the split after so many megabytes (1e6 bytes); None: all of it.
+        eval_percent: approximate percentage of the files that go to the eval split.
+        limit_mb: truncate the split to this many megabytes (1e6 bytes); None: no limit.
 
     Raises:
         ValueError: there is no such split, or its text is shorter than one window.

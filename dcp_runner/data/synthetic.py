@@ -1,4 +1,4 @@
-"""Random tokens: a data set without files, to try out everything but learning."""
+"""Random tokens: a data set without files, for trying out everything but learning."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcp_runner.data.hash import mix
 class RandomTokens(Dataset[tuple[Tensor, Tensor]]):
     """`length` items (inputs, targets), int64 of shape (context,) with values below `vocab`, targets one token ahead.
 
-    An item depends on (seed, index) alone.
+    An item depends only on (seed, index).
     """
 
     def __init__(self, length: int, context: int, vocab: int, seed: int = 0) -> None:

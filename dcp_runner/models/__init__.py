@@ -1,1 +1,1 @@
-"""A model and a loss to try things with."""
+"""A model and a loss for trying things out."""

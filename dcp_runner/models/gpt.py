@@ -1,7 +1,7 @@
-"""A small GPT, written to be read, and to be cut.
+"""A small GPT, written to be read, and to be split.
 
-Query, key and value are layers of their own and the number of heads is taken from what they give out, so that a
-tensor-parallel plan can split each by columns; the blocks are a plain list, so that a pipeline can take some of them.
+Query, key and value are separate layers, and the number of heads follows from the size of their outputs, so that
+tensor parallelism can split each by columns; the blocks are a plain list, so that a pipeline stage can hold some.
 The architecture is GPT-2's (Radford et al.: Language Models are Unsupervised Multitask Learners, 2019).
 """
 
@@ -27,7 +27,7 @@ class GPT(nn.Module):
         tied: the head uses the embedding's weight, one parameter with two names.
 
     Raises:
-        ValueError: the width cannot be split over the heads.
+        ValueError: the width is not divisible by the heads.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class GPT(nn.Module):
         return logits
 
     def parallel_plan(self) -> dict[str, Any]:
-        """Where this model can be cut, in the words of `parallel.plan`."""
+        """Where this model can be split; the keys are those of `parallel.plan`."""
         return {
             "columns": [*(f"blocks.*.attention.{name}" for name in ("query", "key", "value")), "blocks.*.mlp.grow"],
             "rows": ["blocks.*.attention.out", "blocks.*.mlp.shrink"],
@@ -96,7 +96,7 @@ class GPT(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention, then the MLP, each fed a normalized copy of the stream (batch, time, width) and added to it."""
+    """Attention, then the MLP; each takes the normalized residual stream (batch, time, width) and is added to it."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Causal self-attention: a token sees itself and what came before."""
+    """Causal self-attention: a token attends to itself and to earlier tokens."""
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
-    """Each token by itself through a layer four times as wide."""
+    """Each token independently, through a layer four times as wide."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""One run, in every rank: build the objects, begin or resume, train."""
+"""One run, in every rank: build the objects, start fresh or resume, train."""

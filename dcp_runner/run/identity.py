@@ -1,9 +1,9 @@
-"""Which run a folder belongs to: a random id, in the run folder and in the folder of its checkpoints.
+"""Which run a folder belongs to: a random id, in the run folder and in its checkpoint root.
 
 <run_dir>/.run.json      {"run": "<32 hex>", "sweep": "<id of the sweep>/<number of the job>", "folder": ...}
 
-The checkpoints' id stands in the claim of their folder. Both move and are copied with what they belong to. A folder
-without an id takes that of the other; where both have one, they must be the same run.
+The id of the checkpoint root is in the claim of that folder. Both ids move and are copied with their folders. A folder
+without an id takes the id of the other; where both have one, they must be the same run.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from dcp_runner.common.run_context import RunContext
 from dcp_runner.common.run_dir import RunDir
 
 
-def identify(run: RunContext, root: Path, theirs: Identity) -> Identity:
-    """The identity of this start, where the folder of the checkpoints has `theirs` (empty: none).
+def resolve_identity(run: RunContext, root: Path, of_root: Identity) -> Identity:
+    """The identity of this start, where the checkpoint root has the identity `of_root` (empty: none).
 
-    Raises ForeignError where the run folder or the checkpoints belong to another run, with the remedy.
+    Raises ForeignError, with the remedy, where the run folder or the checkpoint root belongs to another run.
     """
-    here = str(run.run_dir)
-    mine = _read(run.run_dir)
-    if run.sweep and mine.sweep and mine.sweep != run.sweep:
+    run_dir = str(run.run_dir)
+    own = _read(run.run_dir)
+    if run.sweep and own.sweep and own.sweep != run.sweep:
         raise ForeignError(
-            f"{here} is the run folder of {_job(mine.sweep)}, and this is {_job(run.sweep)}; give every job a folder "
-            f"of its own (hydra.sweep.subdir, name=), or begin from that run with resume={here} in another one"
+            f"{run_dir} is the run folder of {_job_name(own.sweep)}, but this is {_job_name(run.sweep)}; give every "
+            f"job its own folder (hydra.sweep.subdir, name=), or start from it with resume={run_dir} in a new folder"
         )
-    sweep = run.sweep or mine.sweep
-    if theirs.run and not _same(mine, theirs, sweep, run):
-        whose = f"{_job(theirs.sweep)}, " if theirs.sweep else ""
+    sweep = run.sweep or own.sweep
+    if of_root.run and not _is_same_run(own, of_root, sweep, run):
+        whose = f"{_job_name(of_root.sweep)}, " if of_root.sweep else ""
         raise ForeignError(
-            f"{root} holds the checkpoints of another run ({whose}{theirs.folder}), and this run is {here}; give it a "
-            f"folder of its own (name=, checkpoint.root=), or begin from those with resume={root} in another one"
+            f"{root} holds the checkpoints of another run ({whose}{of_root.folder}), but this run is {run_dir}; give "
+            f"it a folder of its own (name=, checkpoint.root=), or start from those with resume={root} in a new folder"
         )
-    return Identity(theirs.run or mine.run or uuid.uuid4().hex, sweep, here)
+    return Identity(of_root.run or own.run or uuid.uuid4().hex, sweep, run_dir)
 
 
-def _same(mine: Identity, theirs: Identity, sweep: str, run: RunContext) -> bool:
-    """A new run folder goes on with the checkpoints of a fixed folder where its name is the time of its start, or
-    where it is that run's folder again.
+def _is_same_run(own: Identity, of_root: Identity, sweep: str, run: RunContext) -> bool:
+    """A new run folder continues with the checkpoints of a fixed root if its name is the time of its start, or if the
+    root was last used from the same run folder.
     """
-    if sweep and theirs.sweep and sweep != theirs.sweep:
+    if sweep and of_root.sweep and sweep != of_root.sweep:
         return False
-    if mine.run:
-        return mine.run == theirs.run
-    return sweep == theirs.sweep and (bool(sweep) or run.dated or theirs.folder == str(run.run_dir))
+    if own.run:
+        return own.run == of_root.run
+    return sweep == of_root.sweep and (bool(sweep) or run.dated or of_root.folder == str(run.run_dir))
 
 
-def remember(run_dir: Path, identity: Identity) -> None:
+def write_identity(run_dir: Path, identity: Identity) -> None:
     """Write the identity into the run folder, in one step."""
     if _read(run_dir) != identity:
         file = RunDir(run_dir).identity_file
-        temporary = file.with_name(f"{file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(identity), indent=1), encoding="utf-8")
-        temporary.replace(file)
+        tmp_path = file.with_name(f"{file.name}.{os.getpid()}")
+        tmp_path.write_text(json.dumps(asdict(identity), indent=1), encoding="utf-8")
+        tmp_path.replace(file)
 
 
 def _read(run_dir: Path) -> Identity:
@@ -69,6 +69,6 @@ def _read(run_dir: Path) -> Identity:
         return Identity()
 
 
-def _job(sweep: str) -> str:
+def _job_name(sweep: str) -> str:
     id, _, number = sweep.rpartition("/")
     return f"job {number} of sweep {id[:8]}"

@@ -1,5 +1,5 @@
-"""The plan as a table: which ranks hold, check and write what, and why. For the start of a run, and for `dry_run`
-without any rank.
+"""The plan table: which ranks hold and write each component, and why. At the start of a run, and in a `dry_run` without
+any rank.
 """
 
 from __future__ import annotations
@@ -21,68 +21,70 @@ from dcp_runner.checkpoint.state.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.ranks import rank_text
 from dcp_runner.common.tables import as_text, table
-from dcp_runner.common.torch_private import fake_store, import_dynamo, memory_id, tree_leaves
+from dcp_runner.common.torch_private import fake_store, import_dynamo, tree_leaves
 from dcp_runner.config.schema import RunConfig
-from dcp_runner.run.build import build, callbacks_of, components_of, topology_of
-from dcp_runner.run.disk_forecast import human
+from dcp_runner.run.build import build_callbacks, build_parts, topology_of
+from dcp_runner.run.components import components_of
+from dcp_runner.run.disk_forecast import human_size
 from dcp_runner.train.progress import Progress
 
-import_dynamo()  # what building on the meta device imports, and every run; once here, not in every fork
+import_dynamo()  # building on the meta device imports it, as every run does; here once, not in every fork
 
 UNKNOWN = "unknown"
 
+TensorSizes = dict[str, int] | None
+"""Bytes of each tensor in the state of a component, by number; None: unknown."""
 
-Sizes = dict[str, int] | None
-"""Bytes of each tensor of a component's copy, by number; None: unknown."""
 
-
-def plan_table(bound: Sequence[BoundComponent], sizes_of: Sequence[Sizes], topology: Topology) -> str:
+def plan_table(bound: Sequence[BoundComponent], sizes: Sequence[TensorSizes], topology: Topology) -> str:
     """Component, pattern, why, copies, holders, writers and bytes, as text."""
     mesh = " x ".join(f"{axis}={degree}" for axis, degree in topology.mesh.items())
-    rows = []
-    for turn, (one, sizes) in enumerate(zip(bound, sizes_of, strict=True)):
-        alone = len(one.copies) == 1
-        writers, size = UNKNOWN, UNKNOWN
-        if sizes is not None:
-            ranks = sorted({part.writer for part in split(one.key, one.own_copy, sizes, turn)})
-            writers = rank_text(ranks) if alone else f"{len(ranks)} each"
-            size = human(sum(sizes.values())) + ("" if alone else " each")
-        rows.append(
-            (
-                one.key,
-                str(one.resolved.sharing),
-                one.resolved.reason,
-                one.own_copy.name if alone else f"{len(one.copies)}: {one.copies[0].name} ... {one.copies[-1].name}",
-                rank_text(one.own_copy.holders) if alone else f"{len(one.own_copy.holders)} each",
-                writers,
-                size,
-            )
-        )
+    rows = [_row(*row) for row in zip(bound, sizes, range(len(bound)), strict=True)]
     columns = ("component", "pattern", "why", "copies", "holders", "writers", "bytes")
     title = f"{topology.world_size} ranks ({mesh}), {len(topology.nodes or ())} node(s)"
     return as_text(table(columns, rows, title=title, whole=columns[:2], right=columns[-1:]))
 
 
-def sizes_of(bound: Sequence[BoundComponent]) -> list[Sizes]:
-    """Of the copies that this rank holds. All ranks of a run call it, because the state of a user's own component may
-    be a collective call.
+def _row(component: BoundComponent, sizes: TensorSizes, rotation: int) -> tuple[str, ...]:
+    copies, own_copy = component.copies, component.own_copy
+    is_single = len(copies) == 1
+    writers, size = UNKNOWN, UNKNOWN
+    if sizes is not None:
+        ranks = sorted({part.writer for part in split(component.key, own_copy, sizes, rotation)})
+        writers = rank_text(ranks) if is_single else f"{len(ranks)} each"
+        size = human_size(sum(sizes.values())) + ("" if is_single else " each")
+    return (
+        component.key,
+        str(component.resolved.sharing),
+        component.resolved.reason,
+        own_copy.name if is_single else f"{len(copies)}: {copies[0].name} ... {copies[-1].name}",
+        rank_text(own_copy.holders) if is_single else f"{len(own_copy.holders)} each",
+        writers,
+        size,
+    )
+
+
+def tensor_sizes(bound: Sequence[BoundComponent]) -> list[TensorSizes]:
+    """The sizes of the copies that this rank holds. All ranks of a run call it, because the `state_dict` of a user's
+    component may be collective.
     """
-    return [state_sizes(one.stateful) for one in bound]
+    return [state_sizes(component.stateful) for component in bound]
 
 
-def checkpoint_size(bound: Sequence[BoundComponent], sizes_of: Sequence[Sizes]) -> int | None:
-    """About how many bytes a checkpoint has, if all copies are as large as this rank's; None: unknown."""
-    if None in sizes_of:
+def checkpoint_size(bound: Sequence[BoundComponent], sizes: Sequence[TensorSizes]) -> int | None:
+    """The approximate bytes of a checkpoint, if all copies are as large as this rank's; None: unknown."""
+    if None in sizes:
         return None
-    return sum(sum(sizes.values()) * len(one.copies) for one, sizes in zip(bound, sizes_of, strict=True) if sizes)
+    pairs = zip(bound, sizes, strict=True)
+    return sum(sum(of_copy.values()) * len(component.copies) for component, of_copy in pairs if of_copy)
 
 
 @contextmanager
-def planned(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]]:
+def planned_components(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]]:
     """The components of a run that is not started, as rank 0 would see them.
 
-    They are real objects on the meta device, in torch's fake process group, which is there as long as the context is.
-    They leave caches and seeds behind: ranks must not be forked from the process that has made them.
+    They are real objects on the meta device, in torch's fake process group, which exists as long as the context does.
+    They leave caches and seeds behind, so ranks must not be forked from this process afterwards.
     """
     topology = topology_of(config.parallel)
     if local := config.resources.tasks_per_node:
@@ -90,16 +92,16 @@ def planned(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]
     if topology.world_size > 1:
         dist.init_process_group("fake", store=fake_store(), rank=0, world_size=topology.world_size)
     try:
-        parts = build(config, topology, torch.device("meta"))
-        components = components_of(config, parts, _FeedStandIn(), Progress(), callbacks_of(config))
+        parts = build_parts(config, topology, torch.device("meta"))
+        components = components_of(config, parts, _FeedStub(), Progress(), build_callbacks(config))
         yield bind(components, topology, 0, config.checkpoint.validation), topology
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
 
 
-class _FeedStandIn:
-    """Stands for a feed, so that a plan opens no data set."""
+class _FeedStub:
+    """In place of a feed, so that a plan table opens no data set."""
 
     def state_dict(self) -> dict[str, Any]:
         return {"consumed": 0}
@@ -108,9 +110,9 @@ class _FeedStandIn:
         """Nothing to restore."""
 
 
-def state_sizes(stateful: Any) -> Sizes:
-    """Bytes of each tensor and array in a state, by number; for an optimizer that has not stepped yet, of those
-    that it will have, or None: only a step on real data would tell.
+def state_sizes(stateful: Any) -> TensorSizes:
+    """Bytes of each tensor and array in a state, by number. For an optimizer that has not stepped yet these are the
+    tensors that it will have; None if only a step on real data could show them.
     """
     if isinstance(stateful, OptimizerState) and not stateful.optimizer.state:
         state: Any = _state_after_a_step(stateful.optimizer)
@@ -119,16 +121,16 @@ def state_sizes(stateful: Any) -> Sizes:
     else:
         state = stateful.state_dict()
     leaves = [_local(leaf) for leaf in tree_leaves(state)]
-    once = {_memory(leaf): leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes")}
-    return {str(number): size for number, size in enumerate(once.values())}
+    unique = {_memory_key(leaf): leaf.nbytes for leaf in leaves if hasattr(leaf, "nbytes")}
+    return {str(number): size for number, size in enumerate(unique.values())}
 
 
 def _local(leaf: Any) -> Any:
-    """What this rank holds of it."""
+    """The part of a tensor that this rank holds."""
     return leaf.to_local() if is_dtensor(leaf) else leaf
 
 
-def _memory(leaf: Any) -> Any:
+def _memory_key(leaf: Any) -> Any:
     """Equal for tied tensors, also on the meta device."""
     if not isinstance(leaf, torch.Tensor):
         return id(leaf)
@@ -136,19 +138,19 @@ def _memory(leaf: Any) -> Any:
 
 
 def _state_after_a_step(optimizer: Optimizer) -> dict[str, Any] | None:
-    """What a twin of this rank's part on the meta device holds after a step; None: it cannot step there.
+    """The state after a step of a twin of this optimizer on the meta device; None: it cannot step there.
 
-    Only torch's own optimizers are tried. Of them it is known what a step does and raises: anybody else's may raise
-    anything, talk to the other ranks, or count its steps outside of itself.
+    Only torch's own optimizers are tried, because it is known what their steps do and raise. Others may raise anything,
+    communicate with other ranks, or count their steps outside of themselves.
     """
     if not f"{type(optimizer).__module__}.".startswith("torch.optim."):
         return None
     twin = copy.copy(optimizer)
     twin.state = defaultdict(dict)
-    twin.param_groups = [{**group, "params": [_twin(one) for one in group["params"]]} for group in twin.param_groups]
+    twin.param_groups = [{**group, "params": [*map(_twin, group["params"])]} for group in twin.param_groups]
     try:
         twin.step()
-    except (RuntimeError, AssertionError, TypeError):  # reads a value; is fused or capturable; needs a closure
+    except (RuntimeError, AssertionError, TypeError):  # it reads a value, is fused or capturable, or needs a closure
         return None
     return twin.state_dict()
 

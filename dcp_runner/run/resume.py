@@ -1,5 +1,5 @@
-"""What to continue from. An explicit wish is fulfilled or an error; only `auto` and `must` choose, and they say
-what they passed over.
+"""Loading what a start asks to resume from. An explicit request succeeds or raises an error; only `auto` and `must`
+choose a checkpoint themselves, and they report which ones they passed over.
 """
 
 from __future__ import annotations
@@ -16,69 +16,72 @@ from dcp_runner.checkpoint.files.integrity import is_named_as_checkpoint
 from dcp_runner.checkpoint.files.storage import MANIFEST, Storage
 from dcp_runner.checkpoint.loading.load import LoadReport
 from dcp_runner.common.files import is_there
-from dcp_runner.common.run_dir import RunDir
+from dcp_runner.run.launched_config import checkpoint_root_of
 from dcp_runner.train.errors import TrainError
 
 log = logging.getLogger("dcp_runner.train")
 
 
 class ResumeError(TrainError):
-    """The wish in `resume` cannot be fulfilled; said the same on every rank."""
+    """The request in `resume` cannot be fulfilled. Raised with the same text on every rank."""
 
 
 @dataclass(frozen=True)
 class ResumeRequest:
-    """`resume` and its siblings."""
+    """What to load, as the user asks for it: `resume` and the keys that go with it."""
 
-    what: int | str
+    source: int | str
+    """auto, must, never, latest, best, a step or a path."""
     skip: Sequence[str] = ()
+    """Components that are not loaded."""
     fresh: Sequence[str] = ()
+    """Components that are reset instead of loaded."""
 
 
-def resume(wish: ResumeRequest, coordinator: CheckpointCoordinator) -> tuple[LoadReport | None, dict[int, str]]:
-    """Load what the wish means; None where the run starts from nothing. And the damaged checkpoints that were passed
-    over, with what is wrong with them. Writes nothing.
+def load_requested(
+    request: ResumeRequest, coordinator: CheckpointCoordinator
+) -> tuple[LoadReport | None, dict[int, str]]:
+    """Load the requested checkpoint; None if the run starts fresh. Also returns the damaged checkpoints that were
+    passed over, by step, with the reason. Writes nothing.
 
     Raises ResumeError where `never` finds checkpoints or `must` finds none, and CheckpointError where a load fails.
     """
     damaged: dict[int, str] = {}
-    steps = coordinator.steps() if wish.what in ("auto", "never", "must") else []
-    if wish.what == "never":
+    root = coordinator.storage.root
+    steps = coordinator.steps() if request.source in ("auto", "never", "must") else []
+    if request.source == "never":
         if steps:
-            raise ResumeError(
-                f"resume=never, but {coordinator.storage.root} has checkpoints {steps}; "
-                "give another name, or resume=auto"
-            )
+            raise ResumeError(f"resume=never, but {root} has checkpoints {steps}; give another name=, or resume=auto")
         return None, damaged
-    if wish.what in ("auto", "must"):
-        report, damaged = _newest_sound(wish, coordinator, steps)
-        if report is None and wish.what == "must":
-            raise ResumeError(f"resume=must, but there is no checkpoint in {coordinator.storage.root}")
+    if request.source in ("auto", "must"):
+        report, damaged = _load_newest_valid(request, coordinator, steps)
+        if report is None and request.source == "must":
+            raise ResumeError(f"resume=must, but there is no checkpoint in {root}")
     else:
-        report = coordinator.load(wish.what, skip=wish.skip, fresh=wish.fresh)
+        report = coordinator.load(request.source, skip=request.skip, fresh=request.fresh)
     return report, damaged
 
 
-def retire(step: int, damaged: Mapping[int, str], coordinator: CheckpointCoordinator) -> None:
-    """Rename what lies above the step to `retired-...`, and tell why."""
+def retire_after(step: int, damaged: Mapping[int, str], coordinator: CheckpointCoordinator) -> None:
+    """Rename the checkpoints above this step to `retired-...`, and log why."""
     retired = coordinator.retire_after(step)
     if abandoned := ", ".join(f"checkpoint-{above}" for above in retired if above not in damaged):
-        log.info("RETIRED %s: abandoned, because this run goes on from step %d", abandoned, step)
+        log.info("RETIRED %s: abandoned, because this run continues from step %d", abandoned, step)
     for above in retired:
         if above in damaged:
             log.info("RETIRED checkpoint-%d: damaged: %s", above, damaged[above])
 
 
-def _newest_sound(
-    wish: ResumeRequest, coordinator: CheckpointCoordinator, steps: Sequence[int]
+def _load_newest_valid(
+    request: ResumeRequest, coordinator: CheckpointCoordinator, steps: Sequence[int]
 ) -> tuple[LoadReport | None, dict[int, str]]:
-    """The newest checkpoint whose every byte is as written, and those passed over with what is wrong with them. A
-    damaged one is passed over with a warning; any other error stands, as that of a file that cannot be read.
+    """Load the newest checkpoint whose every byte is as written. Only damage is passed over, with a warning; any other
+    error is raised, such as that of a file that cannot be read.
     """
     damaged: dict[int, str] = {}
     for step in reversed(steps):
         try:
-            return coordinator.load(step, skip=wish.skip, fresh=wish.fresh), damaged
+            return coordinator.load(step, skip=request.skip, fresh=request.fresh), damaged
         except CheckpointError as error:
             if error.types != {"IntegrityError"}:
                 raise
@@ -86,21 +89,22 @@ def _newest_sound(
             damaged[step] = error.reasons
     if damaged:
         raise ResumeError(
-            f"every checkpoint in {coordinator.storage.root} is damaged; resume=never starts anew in another folder"
+            f"every checkpoint in {coordinator.storage.root} is damaged; to start fresh, give another folder (name=)"
             + "".join(f"\n  checkpoint-{step}: {reason}" for step, reason in damaged.items())
         )
     return None, damaged
 
 
-def checkpoint_in(folder: Path) -> Path:
-    """The checkpoint that a path names: itself, or the latest one of a run folder (one process)."""
-    if is_named_as_checkpoint(folder) or is_there(folder / MANIFEST):
-        return folder
-    own = RunDir(folder).checkpoints
-    root = own if is_there(own) else folder
-    if not is_there(root):
+def checkpoint_at(path: Path) -> Path:
+    """The checkpoint that a path names: the path itself, or the latest checkpoint of a run folder or checkpoint root.
+
+    Raises FileNotFoundError. Reads from one process, without ranks.
+    """
+    if is_named_as_checkpoint(path) or is_there(path / MANIFEST):
+        return path
+    if not is_there(path):
         raise FileNotFoundError(
-            f"resume={folder}: no such folder; "
+            f"resume={path}: no such folder; "
             "expected a run folder, a checkpoint-N, a step, latest, best, auto, must or never"
         )
-    return resolve_checkpoint(Storage(root), "latest", "", "min")
+    return resolve_checkpoint(Storage(checkpoint_root_of(path)), "latest", "", "min")

@@ -1,5 +1,7 @@
-"""How a start begins: whose folders these are, what it resumes from, whether anything is left to train. What is asked
-and loaded comes first, and writes nothing; a start that is refused, or has nothing to train, leaves all as it was.
+"""How a run starts: which run the folders belong to, what to load, and whether there is anything left to train.
+
+Everything that may be refused comes first and writes nothing, so a start that is refused, or has nothing to train,
+changes nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +15,10 @@ from dcp_runner.checkpoint.coordinator import CheckpointCoordinator
 from dcp_runner.checkpoint.files.ownership import owner_of
 from dcp_runner.checkpoint.loading.load import LoadReport
 from dcp_runner.common.run_context import RunContext
-from dcp_runner.run.identity import identify, remember
-from dcp_runner.run.origin import ResumeChoice, choose
-from dcp_runner.run.resume import ResumeRequest, resume, retire
+from dcp_runner.run.identity import resolve_identity, write_identity
+from dcp_runner.run.launched_config import for_manifest
+from dcp_runner.run.origin import ResumeChoice, choose_source
+from dcp_runner.run.resume import ResumeRequest, load_requested, retire_after
 from dcp_runner.train.progress import Progress
 
 log = logging.getLogger("dcp_runner.train")
@@ -23,56 +26,74 @@ log = logging.getLogger("dcp_runner.train")
 
 @dataclass(frozen=True)
 class StartState:
-    """What this start has loaded (None: nothing), and whether there is anything to train."""
+    """The state in which this start of the run begins to train."""
 
     loaded: LoadReport | None
-    trains: bool
+    """None: the run starts fresh."""
+    needs_training: bool
+    """Whether there are steps left to train."""
+    own_step: int | None = None
+    """The step that was loaded, if it is a checkpoint of this run itself."""
 
 
-def begin(
-    wish: ResumeRequest, run: RunContext, coordinator: CheckpointCoordinator, progress: Progress, max_steps: int
+def start_or_resume(
+    request: ResumeRequest, run: RunContext, coordinator: CheckpointCoordinator, progress: Progress, max_steps: int
 ) -> StartState:
-    """Load what the wish means, claim the folder of the checkpoints, and retire those above it. Called by all ranks.
+    """Load the requested checkpoint, claim the checkpoint root, and retire the checkpoints above. All ranks call it.
 
-    1. all ranks see the same folder, and it belongs to this run
+    1. check that all ranks see the same checkpoint root, and that it belongs to this run
     2. choose what to load
-    3. claim the folder, where steps seem to be left
+    3. claim the root, if there seem to be steps left to train
     4. load
-    5. end here if none is left; else retire what lies above
+    5. stop here if no step is left; otherwise retire the checkpoints above
 
-    Raises ResumeError or CheckpointError for what cannot be.
+    Raises ResumeError or CheckpointError where any of this is impossible.
     """
     root = coordinator.storage.root
-    identity_for = partial(identify, run, root)
+    identity_for = partial(resolve_identity, run, root)
     coordinator.check_visible()
     coordinator.comm.on_rank_0("claim", lambda: asdict(identity_for(owner_of(root).identity)))
-    choice = _chosen(wish, run, coordinator)
-    if choice.goes_on:
-        log.info("GOES ON from its newest checkpoint: %s (resume_skip, resume_rng not repeated)", choice.goes_on)
-        wish = ResumeRequest("auto")
-    if choice.step < max_steps:
+    choice = _choose(request, run, coordinator)
+    if choice.continues:
+        log.info(
+            "CONTINUES from its newest checkpoint: %s (resume_skip and resume_rng are not applied again)",
+            choice.continues,
+        )
+        request = ResumeRequest("auto")
+    if choice.max_step < max_steps:
         coordinator.claim(identity_for)
-    loaded, damaged = resume(replace(wish, what=choice.what), coordinator)
+    loaded, damaged = load_requested(replace(request, source=choice.source), coordinator)
     if progress.step >= max_steps:
-        at = f"{loaded.path} is at step {loaded.step} already" if loaded else "the run is new"
-        log.info("NOTHING TO TRAIN: %s, and trainer.max_steps=%d; give a larger one to go on", at, max_steps)
-        return StartState(loaded, trains=False)
-    identity = coordinator.claim(identity_for)  # at last, where the newest checkpoint was damaged after all
-    coordinator.comm.on_rank_0("claim", lambda: remember(run.run_dir, identity))
+        reached = f"{loaded.path} is already at step {loaded.step}" if loaded else "the run is new"
+        log.info("NOTHING TO TRAIN: %s, and trainer.max_steps=%d; increase it to continue", reached, max_steps)
+        return StartState(loaded, needs_training=False)
+    identity = coordinator.claim(identity_for)  # not claimed yet where the newest checkpoint proved to be damaged
+    coordinator.comm.on_rank_0("claim", lambda: write_identity(run.run_dir, identity))
     if loaded:
-        retire(loaded.step, damaged, coordinator)
-    coordinator.origin = _origin(identity.run, run.job, choice, loaded)
-    return StartState(loaded, trains=True)
+        retire_after(loaded.step, damaged, coordinator)
+    coordinator.origin = _origin(identity.run, run, choice, loaded)
+    return StartState(loaded, needs_training=True, own_step=_own_step(loaded, coordinator))
 
 
-def _chosen(wish: ResumeRequest, run: RunContext, coordinator: CheckpointCoordinator) -> ResumeChoice:
+def _choose(request: ResumeRequest, run: RunContext, coordinator: CheckpointCoordinator) -> ResumeChoice:
     job = run.job if run.again else ""
-    plain: dict[str, Any] = coordinator.comm.on_rank_0("find", lambda: choose(wish.what, job, coordinator.storage))
+    plain: dict[str, Any] = coordinator.comm.on_rank_0(
+        "find", lambda: choose_source(request.source, job, coordinator.storage)
+    )
     return ResumeChoice(**plain)
 
 
-def _origin(id: str, job: str, choice: ResumeChoice, loaded: LoadReport | None) -> dict[str, Any]:
-    """What the manifests of this start say of the run; a beginning is handed on from one to the next."""
+def _origin(id: str, run: RunContext, choice: ResumeChoice, loaded: LoadReport | None) -> dict[str, Any]:
+    """What the manifests of this start record about the run. The parent is passed on from each to the next."""
     earlier = loaded.manifest.origin.get("beginning") if loaded else None
-    told = {"run": id, "job": job, "beginning": choice.beginning or earlier}
-    return {key: value for key, value in told.items() if value}
+    launched = for_manifest(run.config)
+    record = {"run": id, "job": run.job, "beginning": choice.parent or earlier, "launched": launched}
+    return {key: value for key, value in record.items() if value}
+
+
+def _own_step(loaded: LoadReport | None, coordinator: CheckpointCoordinator) -> int | None:
+    if loaded is None:
+        return None
+    folder, root = loaded.path, coordinator.storage.root
+    is_own: bool = coordinator.comm.on_rank_0("find", lambda: folder.resolve().parent.samefile(root))
+    return loaded.step if is_own else None

@@ -1,7 +1,7 @@
-"""`verify_resume=N`: does a run that is resumed at step N go on, to the last bit, as one that never stopped?
+"""`verify_resume=N`: is a run that is resumed at step N bit-equal to an uninterrupted one?
 
-The run is made twice in folders of its own: 2N steps with a checkpoint at N; and, in new processes, N steps from that
-checkpoint on. Then every loss, gradient norm and evaluation is compared, and all that the last checkpoints hold.
+The run is done twice in folders of its own: 2N steps with a checkpoint at step N, and in new processes N steps from
+that checkpoint on. Then every loss, gradient norm and evaluation is compared, and everything in the last checkpoints.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from dcp_runner.common.metrics_file import read_metrics
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.schema import RunConfig
 
-TOLD = 4
-"""Differences of one kind that are told."""
+MAX_SHOWN = 4
+"""Differing tensors of a component that are named."""
 
 
 def verify_resume(config: RunConfig, run_dir: Path, start: Callable[[RunConfig, Path], int]) -> tuple[int, list[str]]:
-    """Make both runs, by `start`, which gives their exit code, and compare them: exit code and lines to tell.
-
-    They lie in a new folder of the run folder.
+    """Do both runs in a new folder below the run folder, and compare them. `start` does one run and returns its exit
+    code. Returns an exit code and the lines to print.
     """
     steps = config.verify_resume
     trainer = replace(config.trainer, max_steps=2 * steps)
@@ -37,60 +36,60 @@ def verify_resume(config: RunConfig, run_dir: Path, start: Callable[[RunConfig, 
     config = replace(config, verify_resume=0, resume="never", resume_skip=[], logger=logger)
     config = replace(config, trainer=trainer, checkpoint=saving)
     folder = next(folder for n in count(1) if not (folder := run_dir / f"verify_resume-{n}").exists())
-    whole, resumed = folder / "whole", folder / "resumed"
-    code = start(config, whole)
+    uninterrupted, resumed = folder / "whole", folder / "resumed"
+    code = start(config, uninterrupted)
     if code == 0:
-        middle = RunDir(whole).checkpoints / f"checkpoint-{steps}"
+        middle = RunDir(uninterrupted).checkpoints / f"checkpoint-{steps}"
         code = start(replace(config, resume=str(middle)), resumed)
     if code:
-        return code, ["verify_resume: a run has failed, so there is nothing to compare"]
-    found = [*_metrics(whole, resumed, steps), *_checkpoints(whole, resumed, 2 * steps)]
+        return code, ["verify_resume: a run failed, so there is nothing to compare"]
+    compared = f"{2 * steps} steps, and {steps} + resume + {steps}"
+    found = [*_differing_metrics(uninterrupted, resumed, steps), *_differing_state(uninterrupted, resumed, 2 * steps)]
     if found:
-        return 1, [
-            f"NOT BIT-EQUAL: {2 * steps} steps, and {steps} + resume + {steps}, part:",
-            *(f"  {f}" for f in found),
-        ]
-    told = f"BIT-EQUAL: {2 * steps} steps, and {steps} + resume + {steps}: losses, gradient norms, evaluations"
-    return 0, [f"{told}, and every byte of the last checkpoints"]
+        return 1, [f"NOT BIT-EQUAL: {compared}, differ:", *(f"  {line}" for line in found)]
+    return 0, [f"BIT-EQUAL: {compared}: losses, gradient norms, evaluations, and every byte of the last checkpoints"]
 
 
-def _metrics(whole: Path, resumed: Path, after: int) -> Iterator[str]:
-    """The first step at which the metrics differ."""
-    nothing: dict[str, Any] = {}
-    for one, other in zip_longest(_lines(whole, after), _lines(resumed, after), fillvalue=nothing):
-        for key in sorted(one.keys() | other.keys()):
-            if one.get(key) != other.get(key):
-                step = one.get("step", other.get("step"))
-                yield f"at step {step}: {key} {one.get(key)} without, {other.get(key)} with a resume"
-        if one != other:
+def _differing_metrics(uninterrupted: Path, resumed: Path, after: int) -> Iterator[str]:
+    """The metrics of the first step at which they differ."""
+    missing: dict[str, Any] = {}
+    pairs = zip_longest(_lines(uninterrupted, after), _lines(resumed, after), fillvalue=missing)
+    for expected, found in pairs:
+        step = expected.get("step", found.get("step"))
+        for key in sorted(expected.keys() | found.keys()):
+            if expected.get(key) != found.get(key):
+                yield f"at step {step}: {key} {expected.get(key)} without, {found.get(key)} with a resume"
+        if expected != found:
             return
 
 
 def _lines(run_dir: Path, after: int) -> list[dict[str, Any]]:
-    return [line for line in read_metrics(RunDir(run_dir).metrics_file) if line["step"] > after]
+    lines = read_metrics(RunDir(run_dir).metrics_file)
+    return [line for line in lines if line["step"] > after and "event" not in line]
 
 
-def _checkpoints(whole: Path, resumed: Path, step: int) -> Iterator[str]:
-    """What the last checkpoints hold differently, by component."""
+def _differing_state(uninterrupted: Path, resumed: Path, step: int) -> Iterator[str]:
+    """What differs between the last checkpoints, by component."""
     with ExitStack() as stack:
-        one, other = (_contents(RunDir(run).checkpoints / f"checkpoint-{step}", stack) for run in (whole, resumed))
-        for component in sorted({name for name, _ in one.keys() | other.keys()}):
-            places = sorted(key for key in one.keys() | other.keys() if key[0] == component)
-            differing = [place for place in places if one.get(place) != other.get(place)]
+        folders = (RunDir(run_dir).checkpoints / f"checkpoint-{step}" for run_dir in (uninterrupted, resumed))
+        expected, found = (_contents(folder, stack) for folder in folders)
+        for component in sorted({name for name, _ in expected.keys() | found.keys()}):
+            keys = sorted(key for key in expected.keys() | found.keys() if key[0] == component)
+            differing = [key for key in keys if expected.get(key) != found.get(key)]
             if differing:
-                shown = ", ".join(name for _, name in differing[:TOLD])
-                yield f"in the last checkpoint: {component} at {len(differing)} of {len(places)} places: {shown}"
+                shown = ", ".join(name for _, name in differing[:MAX_SHOWN])
+                yield f"in the last checkpoint: {component}: {len(differing)} of {len(keys)} entries: {shown}"
 
 
 def _contents(folder: Path, stack: ExitStack) -> dict[tuple[str, str], Any]:
-    """(component, tensor or file's other content) -> something that is equal where the bits are."""
+    """From (component, tensor or other content of a file) to values that are equal exactly if the bits are."""
     manifest = check_whole(folder).manifest
     found: dict[tuple[str, str], Any] = {}
     for key, record in manifest.components.items():
         for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):
             for file in open_copy(folder, manifest, files, stack):
                 if "tree" in file.about:
-                    found[key, f"what is no tensor ({copy})"] = file.about["tree"]
+                    found[key, f"non-tensor data ({copy})"] = file.about["tree"]
                 for name, stored in file.tensors.items():
                     found[key, f"{name} ({copy})"] = (stored.dtype, stored.box, stored.blocks)
     return found

@@ -1,1 +1,1 @@
-"""The training loop and what it is made of. It knows no sharing pattern and no file of a checkpoint."""
+"""The training loop and its parts. They know no sharing pattern and no file of a checkpoint."""

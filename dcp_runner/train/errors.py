@@ -1,13 +1,11 @@
-"""Errors of the training loop."""
+"""Errors of the training that are shown to people without a traceback."""
 
 from __future__ import annotations
 
-from dcp_runner.common.errors import UserError
 
-
-class TrainError(UserError, RuntimeError):
-    """What a run cannot continue from, and the remedy; raised alike on all ranks."""
+class TrainError(RuntimeError):
+    """The run cannot continue; the text says why and what to do. Raised with the same text on all ranks."""
 
 
 class NonFiniteError(TrainError):
-    """A loss or the gradients of a step are not finite. Raised before the step changes anything."""
+    """The loss or the gradients of a step are not finite. Raised before the step changes anything."""

@@ -1,4 +1,4 @@
-"""What a run tells: metrics.jsonl with every step, log lines now and then, a progress bar where somebody watches."""
+"""The output of a run: metrics.jsonl with every step, log lines at intervals, a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from dcp_runner.train.trackers import Trackers
 log = logging.getLogger("dcp_runner.train")
 
 
-class Report:
-    """Silent: what the ranks other than the first use."""
+class MetricsLog:
+    """Writes nothing: what all ranks but rank 0 use."""
 
     def start(self, step: int, max_steps: int) -> None:
-        """Before the first step; `step` are done already."""
+        """Before the first step of this start; `step` steps are done already."""
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
         """After an optimizer step."""
@@ -36,26 +36,26 @@ class Report:
         """After a checkpoint is committed."""
 
     def event(self, step: int, event: str, text: str, **more: Any) -> None:
-        """Something happened: saved, deleted, resumed, nonfinite. `text` is for people."""
+        """An event (saved, deleted, resumed, ...); `text` is for people."""
 
     def warning(self, step: int, event: str, text: str) -> None:
-        """The same, of something that people should look at."""
+        """An event that people should look at."""
 
     def close(self) -> None:
-        """After the last step, or on the way out of a failure."""
+        """After the last step, or while a failure ends the run."""
 
 
-class RunReport(Report):
-    """Rank 0's. Every method raises FileAccessError where metrics.jsonl cannot be written."""
+class Rank0MetricsLog(MetricsLog):
+    """Writes the metrics of the run. Every method raises FileAccessError where metrics.jsonl cannot be written."""
 
     def __init__(self, metrics_file: Path, attempt: int, every_steps: int, progress: bool, trackers: Trackers) -> None:
         self._path = metrics_file
         with writing(metrics_file):
             self._file = open_to_append(metrics_file)
         self._attempt = attempt
-        self._every = every_steps
+        self._every_steps = every_steps
         self._trackers = trackers
-        self._bar = _bar() if progress and sys.stdout.isatty() else None
+        self._bar = _progress_bar() if progress and sys.stdout.isatty() else None
         self._task: Any = None
         self._max_steps = 0
 
@@ -63,19 +63,20 @@ class RunReport(Report):
         self._max_steps = max_steps
         if self._bar:
             self._bar.start()
-            self._task = self._bar.add_task("training", total=max_steps, completed=step, told="")
+            self._task = self._bar.add_task("training", total=max_steps, completed=step, metrics="")
 
     def step(self, step: int, metrics: dict[str, float]) -> None:
-        self._tell(step, metrics)
-        told = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        self._record(step, metrics)
+        text = "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         if self._bar:
-            self._bar.update(self._task, completed=step, told=told)
-        elif step % self._every == 0 or step == self._max_steps:
-            log.info("step %d/%d  %s", step, self._max_steps, told)
+            self._bar.update(self._task, completed=step, metrics=text)
+        elif step % self._every_steps == 0 or step == self._max_steps:
+            log.info("step %d/%d  %s", step, self._max_steps, text)
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
-        self._tell(step, metrics)
-        log.info("step %d/%d  %s", step, self._max_steps, "  ".join(f"{k} {v:.4f}" for k, v in metrics.items()))
+        self._record(step, metrics)
+        text = "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        log.info("step %d/%d  %s", step, self._max_steps, text)
 
     def saved(self, step: int, path: Path, seconds: float) -> None:
         size = sum(record.size for record in parse_manifest(read_manifest(path)).files.values())
@@ -95,12 +96,12 @@ class RunReport(Report):
     def close(self) -> None:
         if self._bar:
             self._bar.stop()
-        with suppress(OSError):  # every line has been flushed, or was an error
+        with suppress(OSError):  # every line has been flushed, or has raised its own error
             self._file.close()
         self._trackers.close()
 
-    def _tell(self, step: int, metrics: dict[str, float]) -> None:
-        self._write({"step": step, **metrics})  # first, because from here the next attempt knows what was told
+    def _record(self, step: int, metrics: dict[str, float]) -> None:
+        self._write({"step": step, **metrics})  # first, because the next attempt reads here what the trackers have
         self._trackers.log(step, metrics)
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -110,6 +111,6 @@ class RunReport(Report):
             self._file.flush()
 
 
-def _bar() -> Progress:
+def _progress_bar() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[told]}"))
+    return Progress(*columns, TextColumn("{task.fields[metrics]}"))

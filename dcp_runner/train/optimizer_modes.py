@@ -1,4 +1,4 @@
-"""Optimizers with two sets of weights, as schedule-free ones: those that steps are taken from, and those to use."""
+"""Optimizers with a train and an eval mode (schedule-free ones): in each mode the model holds other weights."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Literal
 from torch.optim import Optimizer
 
 
-def switch(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
-    """Put the weights of this mode into the model; nothing for an optimizer without modes.
+def set_mode(optimizer: Optimizer, mode: Literal["train", "eval"]) -> None:
+    """Put the weights of this mode into the model; does nothing for an optimizer without modes.
 
-    Between two steps the mode is eval, whatever happens there: evaluations, saves and callbacks find the weights to
-    use, and a resumed run has switched as often as one that never stopped, for the way there and back rounds.
+    Between two steps the mode is always eval, so that evaluations, saves and callbacks see the weights to use.
+    Switching rounds the weights; a resumed run is still bit-equal, because every run switches at every step.
     """
-    switches = {name: getattr(optimizer, name, None) for name in ("train", "eval")}
-    if all(callable(one) for one in switches.values()):
+    methods = [getattr(optimizer, name, None) for name in ("train", "eval")]
+    if all(callable(method) for method in methods):
         getattr(optimizer, mode)()

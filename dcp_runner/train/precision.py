@@ -1,4 +1,4 @@
-"""The arithmetic of forward and backward."""
+"""The arithmetic of the forward and backward pass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dcp_runner.train.config import Precision
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Around every use of the model: steps, evaluations and throw-away steps alike.
+    """A context for every use of the model: steps, dry steps and evaluations.
 
-    A weight is cast where it is used. Autocast's own cache would hand the cast of one micro-batch to the next, whose
-    gradients then pass through the older graph, and so reach the weight after a sharded layer has reduced what it
-    had; and it would hold a whole gathered model during an evaluation.
+    A weight is cast each time it is used. Autocast's own cache would share one cast among the micro-batches, and then
+    the gradients of a later micro-batch flow through the graph of the first and reach the weight after a sharded layer
+    has already reduced its gradient. It would also hold a whole gathered model during an evaluation.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.bf16, cache_enabled=False)

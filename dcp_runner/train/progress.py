@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass
 class Progress:
-    """Counters that are equal on all ranks."""
+    """Counters, equal on all ranks."""
 
     step: int = 0
     """Optimizer steps done."""

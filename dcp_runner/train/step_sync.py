@@ -1,4 +1,4 @@
-"""What the ranks agree on in every step, before the optimizer changes anything, in one small all-reduce."""
+"""What the ranks exchange in every step, before the optimizer changes anything: one small all-reduce."""
 
 from __future__ import annotations
 
@@ -13,47 +13,47 @@ from dcp_runner.common.signals import STOP_SIGNALS
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """The same on all ranks."""
+    """Equal on all ranks."""
 
     loss: float
     """Mean over the global batch."""
     finite: bool
     """Whether the loss of every rank and the gradient norm are finite."""
     overdue: bool
-    """Rank 0 found that a save by time is due."""
+    """Whether a save is due by rank 0's clock."""
     stop: int | None
-    """A signal that reached any rank; the first of STOP_SIGNALS where several did."""
+    """The stop signal that reached any rank; of several the first one in STOP_SIGNALS."""
 
 
-def agree(loss: float | None, norm: float, overdue: bool, stop: int | None) -> StepOutcome:
-    """All-reduce a rank's mean loss (None: it computes none), whether that and the gradient norm are finite, whether
-    a save is due (only rank 0's answer counts), and the signal it got.
+def sync_step(loss: float | None, norm: float, overdue: bool, stop: int | None) -> StepOutcome:
+    """All-reduce this rank's mean loss (None: it computes none), whether loss and gradient norm are finite, whether a
+    save is due by the clock (only rank 0's answer counts), and the stop signal that it received.
 
-    The loss is averaged over the ranks that have one, which stand for equally many samples each.
+    The loss is averaged over the ranks that compute one; each of them stands for equally many samples.
     """
-    first = not dist.is_initialized() or dist.get_rank() == 0
+    is_rank_0 = not dist.is_initialized() or dist.get_rank() == 0
     own = torch.tensor(
         [
             0.0 if loss is None else loss,
             loss is not None,
             not (math.isfinite(norm) and (loss is None or math.isfinite(loss))),
-            overdue and first,
+            overdue and is_rank_0,
             *(stop == number for number in STOP_SIGNALS),
         ],
         dtype=torch.float64,
     )
-    total, count, bad, due, *asked = _summed(own).tolist()
-    signum = next((number for number, ranks in zip(STOP_SIGNALS, asked, strict=True) if ranks), None)
-    return StepOutcome(total / count, not bad, due > 0, signum)
+    total, count, nonfinite, due, *signalled = _sum_over_ranks(own).tolist()
+    signum = next((number for number, ranks in zip(STOP_SIGNALS, signalled, strict=True) if ranks), None)
+    return StepOutcome(total / count, not nonfinite, due > 0, signum)
 
 
-def mean(total: float, count: int) -> float:
-    """Sum of all ranks' totals over the sum of their counts; NaN where nothing was counted."""
-    totals, counts = _summed(torch.tensor([total, count], dtype=torch.float64)).tolist()
+def global_mean(total: float, count: int) -> float:
+    """The sum of all ranks' totals divided by the sum of their counts; NaN if nothing was counted."""
+    totals, counts = _sum_over_ranks(torch.tensor([total, count], dtype=torch.float64)).tolist()
     return totals / counts if counts else math.nan
 
 
-def _summed(own: torch.Tensor) -> torch.Tensor:
+def _sum_over_ranks(own: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(own)
     return own

@@ -127,7 +127,7 @@ def test_what_is_retired_is_said_with_the_reason(made: Made, caplog: pytest.LogC
     _, coordinator = made
     with caplog.at_level(logging.INFO):
         resume(ResumeRequest(2), coordinator)
-    assert caplog.messages == ["RETIRED checkpoint-4, checkpoint-8: abandoned, because this run goes on from step 2"]
+    assert caplog.messages == ["RETIRED checkpoint-4, checkpoint-8: abandoned, because this run continues from step 2"]
 
 
 def test_nothing_is_retired_where_no_checkpoint_loads(made: Made) -> None:

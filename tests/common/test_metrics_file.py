@@ -9,7 +9,7 @@ from runs import run
 
 from dcp_runner.common.metrics_file import last_metrics, open_to_append, read_entries, read_metrics
 from dcp_runner.run.verify_resume import _lines
-from dcp_runner.train.trackers import begin
+from dcp_runner.train.trackers import run_id_and_last_step
 
 WHOLE = b'{"step": 1, "loss": 2.5, "attempt": 1}\n'
 
@@ -49,4 +49,4 @@ def test_a_run_after_a_torn_line(tmp_path: Path) -> None:
     last = [entry for entry in read_entries(tmp_path / "metrics.jsonl") if entry["attempt"] == 2]
     assert last[0]["event"] == "resumed" and [entry["step"] for entry in last if "loss" in entry] == [5]
     (tmp_path / "tracker_id").write_text("x")
-    assert begin(tmp_path) == ("x", 5)
+    assert run_id_and_last_step(tmp_path) == ("x", 5)

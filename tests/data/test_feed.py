@@ -214,10 +214,10 @@ def test_a_position_in_another_order_is_refused(changes: dict[str, Any], words: 
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"parts": 5}, "5 x 1 = 5, found 12"),
-        ({"parts": 2, "microbatches": 4}, "2 x 4 = 8, found 12"),
+        ({"parts": 5}, r"5 \* 1 = 5, found 12"),
+        ({"parts": 2, "microbatches": 4}, r"2 \* 4 = 8, found 12"),
         ({"batch_size": 0}, "found 0"),
-        ({"microbatches": 0}, "1 x 0 = 0, found 12"),
+        ({"microbatches": 0}, r"1 \* 0 = 0, found 12"),
         ({"parts": 2, "part": 2}, "part must be one of 0 to 1, found 2"),
         ({"dataset": Noisy(0)}, "at least 1 item"),
     ],

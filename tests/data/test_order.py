@@ -87,5 +87,5 @@ def test_a_late_sample_costs_as_much_as_an_early_one(length: int, monkeypatch: p
 
 
 def test_an_empty_data_set_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least 1 item to be put in order, found 0"):
+    with pytest.raises(ValueError, match="at least 1 item, found 0"):
         Order(0, seed=1, shuffle=True)

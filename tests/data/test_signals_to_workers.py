@@ -29,7 +29,7 @@ class Pids:
 
 @pytest.fixture
 def reader() -> Iterator[Reader]:
-    made = Reader(Pids(), Order(1000, 0, shuffle=False), step=4, size=4, wanted=range(1), workers=1)
+    made = Reader(Pids(), Order(1000, 0, shuffle=False), step=4, size=4, numbers=range(1), workers=1)
     yield made
     made.close()
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 
 class Slow(Callback):
@@ -20,7 +19,7 @@ class Slow(Callback):
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if not dist.is_initialized() or dist.get_rank() == dist.get_world_size() - 1:
             time.sleep(self.seconds)
 
@@ -31,7 +30,7 @@ class Harm(Callback):
     def __init__(self, what: str, step: int, marks: str) -> None:
         self.what, self.step, self.mark = what, step, Path(marks) / what
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         if trainer.progress.step != self.step or dist.get_rank() != 1 or self.mark.exists():
             return
         self.mark.touch()

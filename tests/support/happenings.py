@@ -10,8 +10,7 @@ from pathlib import Path
 
 import torch.distributed as dist
 
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 
 class Happens(Callback):
@@ -20,7 +19,7 @@ class Happens(Callback):
     def __init__(self, what: str, step: int, disk: str) -> None:
         self.what, self.step, self.disk = what, step, Path(disk)
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         rank = dist.get_rank() if dist.is_initialized() else 0
         if trainer.progress.step == self.step and rank == 0:
             getattr(self, self.what)()
@@ -48,12 +47,12 @@ class Card(Callback):
     def __init__(self, when: str) -> None:
         self.when = when
 
-    def add_files(self, trainer: Trainer, folder: Path) -> None:
+    def add_files(self, trainer: TrainerView, folder: Path) -> None:
         if self.when == "before":
             (folder / "config.json").write_text("{}")
         if self.when == "fails":
             raise KeyError("no such model")
 
-    def on_save(self, trainer: Trainer, path: Path) -> None:
+    def on_save(self, trainer: TrainerView, path: Path) -> None:
         if self.when == "after" and not (dist.is_initialized() and dist.get_rank()):
             (path / "config.json").write_text("{}")

@@ -23,8 +23,7 @@ from dcp_runner.common.signals import StopFlag
 from dcp_runner.config.convert import config_hash, from_plain, to_plain
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.run.train import train
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 FORK = multiprocessing.get_context("fork")
 
@@ -186,7 +185,7 @@ class KillAt(Callback):
     def __init__(self, step: int, ranks: list[int], mark: str, signum: int = signal.SIGKILL) -> None:
         self.step, self.ranks, self.mark, self.signum = step, ranks, Path(mark), signum
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         rank = dist.get_rank() if dist.is_initialized() else 0
         if trainer.progress.step == self.step and rank in self.ranks and not self.mark.exists():
             self.mark.touch()

@@ -20,7 +20,7 @@ from dcp_runner import CheckpointCoordinator, StateComponent, Topology
 from dcp_runner.checkpoint.loading.load import LoadReport
 from dcp_runner.common.run_context import RunContext
 from dcp_runner.run.resume import ResumeRequest
-from dcp_runner.run.start import begin
+from dcp_runner.run.start import start_or_resume
 from dcp_runner.train.progress import Progress
 
 
@@ -51,7 +51,7 @@ def boxed(folder: Path, state: Any = None, **options: Any) -> tuple[Box, Checkpo
 def resume(wish: ResumeRequest, coordinator: CheckpointCoordinator) -> LoadReport | None:
     """Load and retire as the start of a run does, in a run folder without a name."""
     run = RunContext(coordinator.storage.root, 1, 0, 1, 0, 1, "hash", {}, dated=True)
-    return begin(wish, run, coordinator, Progress(), 1_000_000).loaded
+    return start_or_resume(wish, run, coordinator, Progress(), 1_000_000).loaded
 
 
 def visible(folder: Path) -> list[str]:

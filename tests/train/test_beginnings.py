@@ -113,7 +113,7 @@ def test_another_beginning_is_refused(source: Path, tmp_path: Path, capfd: pytes
     earlier = source / "checkpoints" / "checkpoint-2"
     assert run(here, 1, trainer__max_steps=9, resume=str(earlier)) == [1]
     told = capfd.readouterr().err
-    assert str(earlier) in told and f"began from {source}" in told and "name=" in told and "resume=auto" in told
+    assert str(earlier) in told and f"started from {source}" in told and "name=" in told and "resume=auto" in told
     assert run(fresh, 1, trainer__max_steps=9, resume=str(source)) == [1]
     told = capfd.readouterr().err
     assert str(source) in told and "began afresh" in told and "name=" in told

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.models.gpt import GPT
-from dcp_runner.train.parallel.config import PlanConfig
+from dcp_runner.train.parallel.config import SplitPlanConfig
 from dcp_runner.train.parallel.mesh import random_stream
-from dcp_runner.train.parallel.pipeline_split import split_problems, stage_of
+from dcp_runner.train.parallel.pipeline_split import build_stage, validate_split
 from dcp_runner.train.parallel.pipeline_stages import StageModule
-from dcp_runner.train.parallel.split_plan import SplitPlan, matching, split_plan
+from dcp_runner.train.parallel.split_plan import SplitPlan, matching_modules, resolve_split_plan
 
 
 def model(layers: int = 5, tied: bool = False) -> GPT:
@@ -21,13 +21,13 @@ def model(layers: int = 5, tied: bool = False) -> GPT:
 
 
 def plan() -> SplitPlan:
-    return split_plan(model(), PlanConfig())
+    return resolve_split_plan(model(), SplitPlanConfig())
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_stages_are_the_model(count: int) -> None:
     whole = model()
-    stages = [stage_of(whole, plan(), number, count) for number in range(count)]
+    stages = [build_stage(whole, plan(), number, count) for number in range(count)]
     names = [name for stage in stages for name, _ in stage.named_parameters()]
     assert sorted(names) == sorted(name for name, _ in whole.named_parameters())
     parameters = dict(whole.named_parameters())
@@ -42,7 +42,7 @@ def test_stages_are_the_model(count: int) -> None:
 
 def interleaved(whole: nn.Module) -> StageModule:
     """Stages 1 and 3 of 4."""
-    parts = [stage_of(whole, plan(), number, 4) for number in (1, 3)]
+    parts = [build_stage(whole, plan(), number, 4) for number in (1, 3)]
     return StageModule(parts, parts, (1, 3), 4, [*whole.state_dict()])
 
 
@@ -66,28 +66,28 @@ def test_stages_take_their_part_of_a_state() -> None:
     assert all(torch.equal(value, state[name]) for name, value in held.state_dict().items())
     with pytest.raises(RuntimeError, match="unexpected"):
         held.load_state_dict(state)
-    with pytest.raises(RuntimeError, match=r"missing \['head.weight'\]"):
+    with pytest.raises(RuntimeError, match=r"missing state \['head.weight'\]"):
         held.load_state_dict({name: value for name, value in held.state_dict().items() if name != "head.weight"})
 
 
 def test_tied_weights_may_stay_in_one_stage_only() -> None:
     tied = model(tied=True)
-    assert [*split_problems(tied, plan(), 1)] == []
-    (told,) = split_problems(tied, plan(), 2)
-    assert told.startswith("parallel.pp: embed.weight and head.weight are one parameter")
+    assert [*validate_split(tied, plan(), 1)] == []
+    (told,) = validate_split(tied, plan(), 2)
+    assert told.startswith("parallel.pp: embed.weight and head.weight are one tied parameter")
 
 
 def test_a_star_is_one_part_of_a_name() -> None:
-    assert matching(model(2), "blocks.*.mlp") == ["blocks.0.mlp", "blocks.1.mlp"]
-    assert matching(model(2), "blocks.*") == ["blocks.0", "blocks.1"]
-    assert matching(model(2), "*.0.attention.query") == ["blocks.0.attention.query"]
-    assert matching(model(2), "head") == ["head"] and matching(model(2), "hea") == []
+    assert matching_modules(model(2), "blocks.*.mlp") == ["blocks.0.mlp", "blocks.1.mlp"]
+    assert matching_modules(model(2), "blocks.*") == ["blocks.0", "blocks.1"]
+    assert matching_modules(model(2), "*.0.attention.query") == ["blocks.0.attention.query"]
+    assert matching_modules(model(2), "head") == ["head"] and matching_modules(model(2), "hea") == []
 
 
 def test_the_configuration_wins_over_the_models_own_plan() -> None:
-    made = split_plan(model(), PlanConfig(last=["head"], heads=4))
+    made = resolve_split_plan(model(), SplitPlanConfig(last=["head"], heads=4))
     assert (made.last, made.heads, made.layers) == (["head"], 4, "blocks")
-    assert split_plan(nn.Linear(1, 1), PlanConfig()) == SplitPlan()
+    assert resolve_split_plan(nn.Linear(1, 1), SplitPlanConfig()) == SplitPlan()
 
 
 def test_ranks_that_differ_along_tp_alone_draw_the_same() -> None:

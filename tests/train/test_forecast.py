@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
 from dcp_runner.checkpoint.retention import steps_to_delete
-from dcp_runner.run.disk_forecast import forecast, most_at_once, saves
+from dcp_runner.run.disk_forecast import count_saves, forecast_disk_use, max_on_disk
 
 
 class Usage(NamedTuple):
@@ -46,14 +46,14 @@ def test_no_run_has_more_checkpoints_than_the_forecast(
             made, most = made + 1, max(most, len(held))
             for gone in steps_to_delete(held, keep):
                 del held[gone]
-    bound = most_at_once(config, steps)
-    assert saves(config, steps) == made and bound is not None and most <= bound <= max(made, 1)
+    bound = max_on_disk(config, steps)
+    assert count_saves(config, steps) == made and bound is not None and most <= bound <= max(made, 1)
 
 
 def test_by_the_clock_only_retention_gives_a_bound() -> None:
     minutes: dict[str, Any] = {"every_steps": None, "every_minutes": 5.0}
-    assert most_at_once(CheckpointConfig(**minutes), 100) is None
-    assert most_at_once(CheckpointConfig(**minutes, keep=KeepConfig(last=2, best=1)), 100) == 4
+    assert max_on_disk(CheckpointConfig(**minutes), 100) is None
+    assert max_on_disk(CheckpointConfig(**minutes, keep=KeepConfig(last=2, best=1)), 100) == 4
 
 
 @pytest.mark.parametrize(("free", "enough"), [(3_000, True), (2_999, False)])
@@ -63,6 +63,6 @@ def test_it_is_compared_with_what_is_free(
     asked: list[Path] = []
     monkeypatch.setattr(shutil, "disk_usage", lambda path: asked.append(path) or Usage(10_000, 0, free))
     root = tmp_path / "not" / "yet"
-    text, answer = forecast(CheckpointConfig(every_steps=10, at_end=False), 30, 1_000, root)
+    text, answer = forecast_disk_use(CheckpointConfig(every_steps=10, at_end=False), 30, 1_000, root)
     assert answer is enough and asked == [tmp_path]
-    assert text.startswith("DISK: up to 3 checkpoints of about 1 kB at once, 3 kB; ") and str(root) in text
+    assert text.startswith("DISK: up to 3 checkpoints of about 1 kB at once, 3 kB in total; ") and str(root) in text

@@ -11,7 +11,7 @@ import pytest
 from dcp_runner.checkpoint.errors import ForeignError
 from dcp_runner.checkpoint.files.ownership import Identity
 from dcp_runner.common.run_context import RunContext
-from dcp_runner.run.identity import identify, remember
+from dcp_runner.run.identity import FILE, resolve_identity, write_identity
 
 ROOT = Path("/somewhere/checkpoints")
 JOB0, JOB1 = "abcd/0", "abcd/1"
@@ -21,12 +21,12 @@ def start(folder: Path, mine: Identity | None = None, **more: Any) -> RunContext
     """A start in a run folder that belongs to `mine` already, or to no run."""
     folder.mkdir(exist_ok=True)
     if mine:
-        remember(folder, mine)
+        write_identity(folder, mine)
     return RunContext(folder, 1, 0, 1, 0, 1, "hash", {}, **more)
 
 
 def test_a_new_run_gets_a_random_id(tmp_path: Path) -> None:
-    one, other = (identify(start(tmp_path / name, sweep=JOB0), ROOT, Identity()) for name in ("a", "b"))
+    one, other = (resolve_identity(start(tmp_path / name, sweep=JOB0), ROOT, Identity()) for name in ("a", "b"))
     assert len({one.run, other.run}) == 2 and len(one.run) == 32
     assert (one.sweep, one.folder) == (JOB0, str(tmp_path / "a"))
 
@@ -48,7 +48,7 @@ def test_a_new_run_gets_a_random_id(tmp_path: Path) -> None:
 def test_one_run(mine: Identity | None, theirs: Identity, more: dict[str, Any], tmp_path: Path) -> None:
     here = str(tmp_path / "run")
     theirs = Identity(theirs.run, theirs.sweep, theirs.folder.replace("{here}", here))
-    found = identify(start(tmp_path / "run", mine, **more), ROOT, theirs)
+    found = resolve_identity(start(tmp_path / "run", mine, **more), ROOT, theirs)
     assert (found.run, found.folder) == ("x", here)
     assert found.sweep == (more.get("sweep") or (mine.sweep if mine else ""))
 
@@ -72,7 +72,7 @@ def test_two_runs(mine: Identity | None, theirs: Identity, more: dict[str, Any],
     run = start(tmp_path / "run", mine, **more)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(ForeignError) as refused:
-        identify(run, ROOT, theirs)
+        resolve_identity(run, ROOT, theirs)
     assert str(tmp_path / "run") in str(refused.value) and "resume=" in str(refused.value)
     assert "name=" in str(refused.value), "the remedies"
     assert sorted(tmp_path.rglob("*")) == before
@@ -80,8 +80,8 @@ def test_two_runs(mine: Identity | None, theirs: Identity, more: dict[str, Any],
 
 def test_it_is_kept_in_the_run_folder(tmp_path: Path) -> None:
     one = Identity("x", JOB0, str(tmp_path))
-    remember(tmp_path, one)
-    assert json.loads((tmp_path / ".run.json").read_text()) == {"run": "x", "sweep": JOB0, "folder": str(tmp_path)}
-    assert [path.name for path in tmp_path.iterdir()] == [".run.json"]
-    (tmp_path / ".run.json").write_text('{"run": ')  # a power failure
-    assert identify(start(tmp_path, sweep=JOB0), ROOT, one) == one
+    write_identity(tmp_path, one)
+    assert json.loads((tmp_path / FILE).read_text()) == {"run": "x", "sweep": JOB0, "folder": str(tmp_path)}
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    (tmp_path / FILE).write_text('{"run": ')  # a power failure
+    assert resolve_identity(start(tmp_path, sweep=JOB0), ROOT, one) == one

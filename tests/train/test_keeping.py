@@ -10,9 +10,8 @@ import pytest
 from runs import contents, evaluations, run, steps
 
 from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
-from dcp_runner.train.policies import about_best, effective
+from dcp_runner.train.callbacks import Callback, TrainerView
+from dcp_runner.train.policies import best_caveat, effective_keep
 
 pytestmark = pytest.mark.timeout(120)
 APART: dict[str, Any] = {"trainer__eval_every": 5, "checkpoint__every_steps": 2, "trainer__max_steps": 7}
@@ -36,7 +35,7 @@ class Worse(Callback):
 
     count = 0
 
-    def on_evaluate(self, trainer: Trainer, metrics: dict[str, float]) -> None:
+    def on_evaluate(self, trainer: TrainerView, metrics: dict[str, float]) -> None:
         Worse.count += 1
         metrics["eval_loss"] = metrics["errors"] = float(Worse.count)
 
@@ -86,16 +85,16 @@ def test_a_metric_of_a_callback(tmp_path: Path) -> None:
 
 def test_what_is_said_at_the_start() -> None:
     keep = KeepConfig(last=1)
-    assert effective(keep, True).best == 1 and effective(keep, False).best == 0
-    assert effective(KeepConfig(last=1, metric="loss"), False).best == 1
-    assert "keep.best counts as 0" in about_best(CheckpointConfig(keep=keep), None)
-    assert about_best(CheckpointConfig(keep=keep, every_steps=20), 10) == ""
-    assert about_best(CheckpointConfig(keep=keep, every_steps=None), 10) == ""
-    assert "evaluates first" in about_best(CheckpointConfig(keep=keep, every_steps=15), 10)
-    assert "evaluates first" in about_best(CheckpointConfig(keep=keep, every_minutes=1.0), 10)
-    assert "never one of the best" in about_best(CheckpointConfig(keep=keep, every_steps=15, eval_on_save=False), 10)
+    assert effective_keep(keep, True).best == 1 and effective_keep(keep, False).best == 0
+    assert effective_keep(KeepConfig(last=1, metric="loss"), False).best == 1
+    assert "keep.best has no effect" in best_caveat(CheckpointConfig(keep=keep), None)
+    assert best_caveat(CheckpointConfig(keep=keep, every_steps=20), 10) == ""
+    assert best_caveat(CheckpointConfig(keep=keep, every_steps=None), 10) == ""
+    assert "evaluates first" in best_caveat(CheckpointConfig(keep=keep, every_steps=15), 10)
+    assert "evaluates first" in best_caveat(CheckpointConfig(keep=keep, every_minutes=1.0), 10)
+    assert "never one of the best" in best_caveat(CheckpointConfig(keep=keep, every_steps=15, eval_on_save=False), 10)
     for other in (KeepConfig(), KeepConfig(last=1, best=0), KeepConfig(last=1, metric="loss")):
-        assert about_best(CheckpointConfig(keep=other, every_steps=15), None) == ""
+        assert best_caveat(CheckpointConfig(keep=other, every_steps=15), None) == ""
 
 
 @pytest.mark.slow

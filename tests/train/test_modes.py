@@ -14,8 +14,7 @@ from runs import TINY, config, contents, evaluations, run, run_config, steps
 import dcp_runner.train.parallel.pipeline  # noqa: F401  imported once here, not in every fork
 from dcp_runner.launch.preflight.build_checks import check_targets
 from dcp_runner.run.verify_resume import verify_resume
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -87,13 +86,13 @@ class Swapping(torch.optim.SGD):
 class InEvalMode(Callback):
     """Whoever looks between two steps finds the weights to use."""
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         assert trainer.optimizer.param_groups[0]["train_mode"] is False
 
-    def on_evaluate(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_evaluate(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         assert trainer.optimizer.param_groups[0]["train_mode"] is False
 
-    def on_save(self, trainer: Trainer, path: Path) -> None:
+    def on_save(self, trainer: TrainerView, path: Path) -> None:
         assert trainer.optimizer.param_groups[0]["train_mode"] is False
 
 

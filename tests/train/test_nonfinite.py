@@ -18,8 +18,7 @@ from runs import TINY, run, steps
 
 import dcp_runner.train.parallel.pipeline  # noqa: F401  imported once here, not in every fork
 from dcp_runner.models.loss import next_token
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 pytestmark = pytest.mark.timeout(120)
 BAD = 6
@@ -45,7 +44,7 @@ class Poison(Callback):
     def __init__(self, rank: int, what: str, signum: int | None = None) -> None:
         self.rank, self.what, self.signum = rank, what, signum
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         global poison
         rank = dist.get_rank() if dist.is_initialized() else 0
         if trainer.progress.step == BAD - 1 and rank == self.rank:
@@ -102,7 +101,7 @@ def test_it_stops_all_ranks_before_the_step(
     printed = capfd.readouterr().err
     assert codes == [1] * len(codes) and expected in printed
     assert printed.count("NonFiniteError: step 6 is not finite: ") == len(codes)
-    assert "checkpoint-4 is the last one in " in printed and "trainer.nonfinite=warn" in printed
+    assert "the last checkpoint is checkpoint-4 in " in printed and "trainer.nonfinite=warn" in printed
     assert list(steps(tmp_path)) == [1, 2, 3, 4, 5] and saved(tmp_path) == ["checkpoint-2", "checkpoint-4"]
 
 

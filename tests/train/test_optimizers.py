@@ -13,8 +13,7 @@ import torch
 from runs import contents, run, steps
 from torch import nn
 
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 SHORT: dict[str, Any] = {"trainer__max_steps": 4, "checkpoint__every_steps": 2, "trainer__eval_every": None}
@@ -75,7 +74,7 @@ class Frozen(nn.Module):
 class Unfreezes(Callback):
     """Trains the middle from step 2 on in a group of its own, and the embedding from step 3 on in the first group."""
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         model: Any = trainer.model
         if trainer.progress.step == 2:
             new = [*model.middle.requires_grad_().parameters()]
@@ -112,7 +111,7 @@ class Rates(Callback):
     def __init__(self, file: str) -> None:
         self.file = Path(file)
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         told = [[group["lr"], group["weight_decay"]] for group in trainer.optimizer.param_groups]
         self.file.write_text(json.dumps([*told, trainer.scheduler.get_last_lr()]))
 

@@ -14,8 +14,7 @@ from test_topologies import ALL, BASE, world_of
 from torch.distributed.tensor import DTensor
 
 from dcp_runner.checkpoint.state.modules import unwrap
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -26,13 +25,13 @@ class Holds(Callback):
     def __init__(self, since: int | None = None, own: bool = False) -> None:
         self.since, self.own, self.state = since, own, {"calls": 0}
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         self._now(trainer)
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self._now(trainer)
 
-    def _now(self, trainer: Trainer) -> None:
+    def _now(self, trainer: TrainerView) -> None:
         if self.own:
             self.state["calls"] = torch.distributed.get_rank()
         elif self.since is not None and trainer.progress.step >= self.since:
@@ -94,24 +93,24 @@ class Ema(Callback):
     def __init__(self, folder: str, at_step: bool = False) -> None:
         self.folder, self.at_step, self.shadow = Path(folder), at_step, {}
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         self._leave(trainer, "found")
         if not self.at_step:
             self._make(trainer)
 
-    def on_step(self, trainer: Trainer, metrics: Mapping[str, float]) -> None:
+    def on_step(self, trainer: TrainerView, metrics: Mapping[str, float]) -> None:
         self._make(trainer)
         for name, weight in unwrap(trainer.model).named_parameters():
             self.shadow[name].lerp_(weight.detach(), 0.25)
 
-    def _make(self, trainer: Trainer) -> None:
+    def _make(self, trainer: TrainerView) -> None:
         weights = unwrap(trainer.model).named_parameters()
         self.shadow = self.shadow or {name: weight.detach().clone() for name, weight in weights}
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         self._leave(trainer, "made")
 
-    def _leave(self, trainer: Trainer, what: str) -> None:
+    def _leave(self, trainer: TrainerView, what: str) -> None:
         whole = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in self.shadow.items()}
         torch.save(whole, self.folder / f"{what}-{trainer.progress.step}-{trainer.coordinator.comm.rank}")
 
@@ -164,5 +163,5 @@ def test_another_order_of_samples_is_found_before_anything_changes(tmp_path: Pat
     assert run(tmp_path, 1, **more) == [1]
     printed = capfd.readouterr().err
     assert "checkpoint phase 'compare' failed" in printed and "shuffle True in the checkpoint, False now" in printed
-    assert "resume_skip=[dataset] starts the data from the beginning" in printed
+    assert "resume_skip=[dataset] starts the data from the first sample" in printed
     assert run(tmp_path, 1, **more, resume_skip=["dataset"]) == [0]

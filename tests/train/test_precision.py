@@ -17,8 +17,7 @@ from torch.distributed.tensor import DTensor
 
 import dcp_runner.train.parallel.pipeline
 import dcp_runner.train.parallel.tensor  # noqa: F401  imported once here, not in every fork
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
 
@@ -80,7 +79,7 @@ class Stack(nn.Module):
 class Weights(Callback):
     """Leaves the trained weights, whole, in the run folder: one file a rank, which has what the rank holds a part of."""
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         state = trainer.model.state_dict()
         whole = {n: t.full_tensor() if isinstance(t, DTensor) else t for n, t in state.items()}
         rank = dist.get_rank() if dist.is_initialized() else 0

@@ -16,8 +16,7 @@ from torch.distributed.tensor import DTensor
 import dcp_runner.train.parallel.pipeline
 import dcp_runner.train.parallel.tensor  # noqa: F401  imported once here, not in every fork
 from dcp_runner.data.stdlib import StdlibBytes
-from dcp_runner.train.callbacks import Callback
-from dcp_runner.train.loop import Trainer
+from dcp_runner.train.callbacks import Callback, TrainerView
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -154,7 +153,7 @@ def test_bf16_and_independent_reading(tmp_path: Path, name: str) -> None:
 class SameBits(Callback):
     """The first backward after the start gives the gradients of the second, bit for bit; all ranks find one norm."""
 
-    def on_start(self, trainer: Trainer) -> None:
+    def on_start(self, trainer: TrainerView) -> None:
         part, _ = trainer.coordinator.topology.index(dist.get_rank(), trainer.strategy.data_axes)
         random = torch.Generator().manual_seed(part)
         inputs, targets = torch.randint(256, (2, 8, 16), generator=random)
@@ -162,7 +161,7 @@ class SameBits(Callback):
         for _ in range(2):
             trainer.strategy.step(trainer.model, [(inputs, targets)], trainer.loss)
             norms: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(norms, trainer.strategy.norm(trainer.model).item())
+            dist.all_gather_object(norms, trainer.strategy.grad_norm(trainer.model).item())
             assert len(set(norms)) == 1, norms
             gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
             found.append([getattr(grad, "_local_tensor", grad).clone() for grad in gradients])
@@ -193,7 +192,7 @@ def test_sums_have_one_order_from_the_first_step_on(tmp_path: Path, parallel: di
 class EqualAlongTp(Callback):
     """What tp does not split is equal on its ranks."""
 
-    def on_end(self, trainer: Trainer) -> None:
+    def on_end(self, trainer: TrainerView) -> None:
         plain = {n: p.detach() for n, p in trainer.model.named_parameters() if not isinstance(p, DTensor)}
         assert len(plain) == 21
         for name, value in plain.items():

@@ -15,8 +15,8 @@ import torch.distributed as dist
 from runs import config, run
 
 from dcp_runner.common.errors import ConfigError
-from dcp_runner.run.build import trackers_of
-from dcp_runner.train.trackers import TensorBoard, Trackers, Wandb, begin
+from dcp_runner.run.build import build_trackers
+from dcp_runner.train.trackers import TensorBoard, Trackers, Wandb, run_id_and_last_step
 
 
 class Recording:
@@ -102,8 +102,8 @@ def test_the_mark_is_the_highest_step_that_was_told(tmp_path: Path) -> None:
     """
     lines = ['{"step": 130, "loss": 1.0}', '{"step": 100, "loss": 1.0}', '{"step": 140, "event": "deleted"}']
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 135, "lo']))
-    name, mark = begin(tmp_path)
-    assert mark == 0 and begin(tmp_path) == (name, 130)
+    name, mark = run_id_and_last_step(tmp_path)
+    assert mark == 0 and run_id_and_last_step(tmp_path) == (name, 130)
     trackers = Trackers([Recording(tmp_path, name)], 130)
     for step in (101, 130, 131):
         trackers.log(step, {"loss": 1.0})
@@ -116,7 +116,7 @@ def test_a_missing_package_is_told(kind: str, module: str, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, module, None)
     made = config(logger__trackers={"mine": {"_target_": f"dcp_runner.train.trackers.{kind}"}})
     with pytest.raises(ConfigError, match=rf"logger\.trackers\.mine: .*pip install 'dcp_runner\[{kind.lower()}\]'"):
-        trackers_of(made, tmp_path)
+        build_trackers(made, tmp_path)
 
 
 def test_wandb_continues_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

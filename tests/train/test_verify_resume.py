@@ -32,7 +32,7 @@ def test_where_it_is_not_it_says_where_it_parts_first(tmp_path: Path) -> None:
     assert code == 1 and first.startswith("NOT BIT-EQUAL")
     assert [line for line in lines if "at step" in line and "at step 4" not in line] == []
     assert any(line.startswith("  at step 4: loss ") for line in lines)
-    assert any("in the last checkpoint: model at" in line and "(all)" in line for line in lines)
+    assert any("in the last checkpoint: model: " in line and "(all)" in line for line in lines)
     assert not any("scheduler" in line for line in lines)
 
 

@@ -74,7 +74,7 @@ class CheckpointManifest:
     """Hash of the run's configuration."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """`run`: the run's id; `job`: the scheduler's job that saved it; `beginning`: the checkpoint of another run that
-    this run began from. Each where there is one.
+    this run began from; `launched`: the configuration of the start that saved it. Each where there is one.
     """
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)

@@ -16,7 +16,7 @@ from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.child_process import in_child_process
 from dcp_runner.launch.preflight.config_checks import may_be_option
 from dcp_runner.launch.preflight.target_checks import locate, node_problems, signature_problems
-from dcp_runner.train.policies import recorded
+from dcp_runner.train.policies import recorded_metrics
 
 _BUILDING = "model, parallel.strategy: trying whether they fit"
 
@@ -138,7 +138,7 @@ def _closure_problems(node: Mapping[str, Any]) -> Iterator[str]:
 def _metric_problems(config: RunConfig) -> Iterator[str]:
     """A metric that nothing records. The default is no problem: without an evaluation it only keeps nothing."""
     metric, evaluates = config.checkpoint.keep.metric, config.data.eval is not None and bool(config.trainer.eval_every)
-    known = recorded(evaluates)
+    known = recorded_metrics(evaluates)
     may_add = evaluates and any(_adds_metrics(node) for node in config.callbacks.values())
     if metric not in known and metric != KeepConfig.metric and not may_add:
         near = did_you_mean(metric, known)

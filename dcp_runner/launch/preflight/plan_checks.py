@@ -14,10 +14,10 @@ def show_plan(config: RunConfig) -> str:
     """
 
     def plan() -> str:
-        from dcp_runner.run.plan_table import plan_table, planned, sizes_of
+        from dcp_runner.run.plan_table import plan_table, planned_components, tensor_sizes
 
-        with planned(config) as (bound, topology):
-            return plan_table(bound, sizes_of(bound), topology)
+        with planned_components(config) as (bound, topology):
+            return plan_table(bound, tensor_sizes(bound), topology)
 
     return in_child_process("dry_run: making the plan", plan)
 
@@ -30,10 +30,10 @@ def sharing_problems(config: RunConfig) -> list[str]:
     """
 
     def plan() -> list[str]:
-        from dcp_runner.run.plan_table import planned
+        from dcp_runner.run.plan_table import planned_components
 
         try:
-            with planned(config):
+            with planned_components(config):
                 return []
         except ValueError as error:
             return [f"sharing: {error}"]

@@ -1,1 +1,1 @@
-"""The topologies: how each wraps a model and takes a step."""
+"""The strategies: how each kind of parallelism wraps a model and runs a step."""

@@ -1,4 +1,4 @@
-"""Hugging Face Accelerate: the model, the backward pass and the optimizer are prepared by an Accelerator."""
+"""Hugging Face Accelerate: an Accelerator prepares the model, the backward pass and the optimizer."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
 
 
 class Accelerate(DataParallel):
-    """Data parallelism by Accelerate, which wraps the model in a DistributedDataParallel; `options` are its keyword
-    arguments.
+    """Data parallelism by Accelerate, which wraps the model in a DistributedDataParallel; `options` are keyword
+    arguments of the latter.
 
-    Data and learning rate stay this project's own: an AcceleratedScheduler steps once a process, so that its curve
-    would depend on the number of ranks. For the same reason precision and accumulation are those of `trainer`.
+    Data and learning rate schedule stay this project's own: an AcceleratedScheduler steps once per process, so its
+    curve would depend on the number of ranks. For the same reason `trainer` defines precision and accumulation.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._accelerator: Accelerator | None = None
 
-    def wrap(self, model: nn.Module, place: RankMesh, plan: SplitPlan) -> nn.Module:
-        if place.device.type == "meta":
-            return super().wrap(model, place, plan)
-        self._accelerator = _accelerator(place, self.options)
+    def wrap(self, model: nn.Module, mesh: RankMesh, split_plan: SplitPlan) -> nn.Module:
+        if mesh.device.type == "meta":
+            return super().wrap(model, mesh, split_plan)
+        self._accelerator = _accelerator(mesh, self.options)
         wrapped: nn.Module = self._accelerator.prepare_model(model)
         return wrapped
 
-    def prepare(self, optimizer: Optimizer) -> Optimizer:
+    def prepare_optimizer(self, optimizer: Optimizer) -> Optimizer:
         if self._accelerator is None:
             return optimizer
         prepared: Optimizer = self._accelerator.prepare_optimizer(optimizer, device_placement=False)
@@ -47,9 +47,9 @@ class Accelerate(DataParallel):
         self._accelerator.backward(value)
 
 
-def _accelerator(place: RankMesh, options: dict[str, Any]) -> Accelerator:
-    """One that joins the process group that is there. It takes its place from torchrun's variables, and keeps it for
-    the process, where another run may have been before.
+def _accelerator(mesh: RankMesh, options: dict[str, Any]) -> Accelerator:
+    """An Accelerator that joins the existing process group. It reads its rank from torchrun's variables and caches it
+    for the process, in which another run may have used one before.
     """
     from accelerate import Accelerator, DistributedDataParallelKwargs
     from accelerate.state import AcceleratorState, GradientState
@@ -57,14 +57,14 @@ def _accelerator(place: RankMesh, options: dict[str, Any]) -> Accelerator:
 
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
-    ranks = dist.get_world_size() if place.mesh is not None else 1
-    told = {"omp_num_threads": torch.get_num_threads()}  # else Accelerate sets the number of threads
-    if place.mesh is not None:
-        local = place.device.index or 0
-        told |= {"rank": dist.get_rank(), "world_size": ranks, "local_rank": local, "local_world_size": ranks}
-    with patch_environment(**told):
+    ranks = dist.get_world_size() if mesh.mesh is not None else 1
+    variables = {"omp_num_threads": torch.get_num_threads()}  # else Accelerate sets the number of threads
+    if mesh.mesh is not None:
+        local = mesh.device.index or 0
+        variables |= {"rank": dist.get_rank(), "world_size": ranks, "local_rank": local, "local_world_size": ranks}
+    with patch_environment(**variables):
         return Accelerator(
-            cpu=place.device.type == "cpu",
+            cpu=mesh.device.type == "cpu",
             mixed_precision="no",
             gradient_accumulation_steps=1,
             kwargs_handlers=[DistributedDataParallelKwargs(**options)],

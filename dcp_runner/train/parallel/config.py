@@ -1,4 +1,4 @@
-"""What a user may say about the topology. Plain data: nothing here imports torch."""
+"""What a user can configure about the topology. Plain data: nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from dcp_runner.checkpoint.topology import AXES
 
 
 @dataclass(kw_only=True)
-class PlanConfig:
-    """Where the model can be cut. Names are dotted paths of modules, in which `*` stands for one part. A field that
-    says nothing is what the model's own `parallel_plan()` says, if it has one.
+class SplitPlanConfig:
+    """Where the model can be split. Names are dotted paths of modules, in which `*` stands for one component of a path.
+    An empty field means what the model's own `parallel_plan()` says, if it has one.
     """
 
     columns: list[str] = field(default_factory=list)
     """Linear layers that tp splits by their outputs; what follows must work on a part of the features."""
     rows: list[str] = field(default_factory=list)
-    """Linear layers that tp splits by their inputs: those that take what `columns` give."""
+    """Linear layers that tp splits by their inputs: those that take the outputs of `columns`."""
     heads: int | None = None
-    """The pieces that the features between `columns` and `rows` fall into, as attention heads (with grouped queries:
+    """Number of groups of the features between `columns` and `rows`, such as attention heads (with grouped queries:
     key-value heads); tp must divide it."""
     layers: str | None = None
-    """An nn.ModuleList: fsdp gathers the weights of its items one by one, and a pipeline is cut between them."""
+    """An nn.ModuleList: fsdp gathers the weights of its items one by one, and a pipeline is split between them."""
     first: dict[str, str] = field(default_factory=dict)
-    """Modules that only the first pipeline stage has, and what stands there in the others: `pass` gives its input on,
-    `zero` gives 0."""
+    """Modules that only the first pipeline stage has, and what replaces them in the other stages: `pass` returns its
+    input, `zero` returns 0."""
     last: list[str] = field(default_factory=list)
-    """Modules that only the last pipeline stage has; in the others their input passes through."""
+    """Modules that only the last pipeline stage has; the other stages return their input unchanged."""
 
 
 @dataclass(kw_only=True)
 class ParallelConfig:
     """The topology: which strategy wraps the model, and the degree of every mesh axis.
 
-    The mesh axes stand in this order: pp, dp, fsdp, tp. One degree may be -1: what is left of the world size.
+    The mesh axes, outermost first: pp, dp, fsdp, tp. One degree may be -1, meaning all remaining ranks.
     """
 
     strategy: str = "dcp_runner.train.parallel.single.Single"
@@ -43,17 +43,17 @@ class ParallelConfig:
     dp: int = 1
     """Data-parallel replicas."""
     fsdp: int = 1
-    """Ranks that a fully sharded model is cut over."""
+    """Ranks that a fully sharded model is sharded over."""
     pp: int = 1
-    """Pipeline stages."""
+    """Ranks of a pipeline."""
     tp: int = 1
     """Tensor-parallel ranks."""
     timeout_s: float = 1800.0
-    """A rank that keeps the others waiting for longer inside the training fails the run."""
+    """The run fails if a rank keeps the others waiting for longer than this during training."""
     options: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the strategy, checked against its signature."""
-    plan: PlanConfig = field(default_factory=PlanConfig)
-    """Where the model can be cut, for models that do not tell it themselves."""
+    plan: SplitPlanConfig = field(default_factory=SplitPlanConfig)
+    """Where the model can be split, for models that do not define it themselves."""
 
     @property
     def degrees(self) -> dict[str, int]:
@@ -62,5 +62,5 @@ class ParallelConfig:
 
     @property
     def world_size(self) -> int:
-        """Ranks of the mesh; no degree may be -1 any more."""
+        """Ranks of the mesh, once no degree is -1."""
         return prod(self.degrees.values())

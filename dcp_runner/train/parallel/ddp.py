@@ -1,4 +1,4 @@
-"""Data parallelism: every rank holds the whole model and sees its own part of the batch."""
+"""Data parallelism: every rank holds the complete model and sees its own part of the batch."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from dcp_runner.train.parallel.strategy import Batch, Loss, Strategy
 
 
 class DataParallel(Strategy):
-    """torch's DistributedDataParallel; `options` are its keyword arguments, as bucket_cap_mb."""
+    """torch's DistributedDataParallel; `options` are its keyword arguments, such as bucket_cap_mb."""
 
     axes = ("dp",)
 
     def __init__(self, **options: Any) -> None:
         self.options = options
 
-    def wrap(self, model: nn.Module, place: RankMesh, plan: SplitPlan) -> nn.Module:
-        model, mesh = model.to(place.device), place.along("dp")
-        if mesh is None:
+    def wrap(self, model: nn.Module, mesh: RankMesh, split_plan: SplitPlan) -> nn.Module:
+        model, replicas = model.to(mesh.device), mesh.along("dp")
+        if replicas is None:
             return model
-        devices = [place.device] if place.device.type == "cuda" else None
-        real = place.device.type != "meta"  # a plan's objects have no data that ranks could compare
+        device_ids = [mesh.device] if mesh.device.type == "cuda" else None
+        has_data = mesh.device.type != "meta"  # without data there is nothing that ranks could synchronize
         return DistributedDataParallel(
-            model, device_ids=devices, process_group=mesh.get_group(), init_sync=real, **self.options
+            model, device_ids=device_ids, process_group=replicas.get_group(), init_sync=has_data, **self.options
         )
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
         return model.no_sync() if isinstance(model, DistributedDataParallel) else super().no_sync(model)
 
     def warm_up(self, model: nn.Module, batch: Batch, loss: Loss) -> None:
-        """One throw-away forward and backward: DDP rebuilds its buckets after the first, and from then on sums in
+        """A dry forward and backward: DDP rebuilds its buckets after the first backward, and from then on sums in
         another order.
 
-        Without this, the first steps after a resume on 3 or more ranks differ from those of the uninterrupted run
-        in the last bits.
+        Without it, the first steps after a resume on 3 or more ranks differ from those of the uninterrupted run in the
+        last bits.
         """
         self.dry_step(model, batch, loss)

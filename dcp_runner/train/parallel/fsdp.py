@@ -1,4 +1,4 @@
-"""Sharding: the weights are cut over ranks that see different samples, and gathered layer by layer."""
+"""Sharded data parallelism: weights are sharded over ranks that see different samples, and gathered layer by layer."""
 
 from __future__ import annotations
 
@@ -19,34 +19,36 @@ from dcp_runner.train.parallel.strategy import PlannedRun, Strategy
 
 
 class FullyShard(Strategy):
-    """torch's `fully_shard` over fsdp, and replicated over dp where there is that too (hsdp).
+    """torch's `fully_shard` over fsdp, replicated over dp if that has a degree too (hybrid sharding).
 
-    It needs no throw-away step: the sums over ranks are the same in every step.
+    It needs no dry step: the order of sums over ranks is the same in every step.
 
     Args:
-        reshard_after_forward: as in torch: free the gathered weights between forward and backward; null decides by
-            itself.
+        reshard_after_forward: as in torch: whether the gathered weights are freed between forward and backward; null:
+            torch decides.
     """
 
     axes: Sequence[str] = ("dp", "fsdp")
 
     def __init__(self, reshard_after_forward: bool | int | None = None) -> None:
         self.reshard_after_forward = reshard_after_forward
-        self._data: DeviceMesh | None = None
+        self._data_mesh: DeviceMesh | None = None
+        """The ranks that see different samples."""
 
-    def validate(self, intended: PlannedRun) -> Iterator[str]:
-        if intended.degrees["dp"] > 1 and intended.degrees["fsdp"] == 1:
-            yield "parallel.fsdp: at least 2 beside parallel.dp, for nothing is sharded otherwise; or take parallel=ddp"
+    def validate(self, planned: PlannedRun) -> Iterator[str]:
+        dp, fsdp = planned.degrees["dp"], planned.degrees["fsdp"]
+        if dp > 1 and fsdp == 1:
+            yield f"parallel.fsdp=1 with parallel.dp={dp}: nothing is sharded; use a larger fsdp, or parallel=ddp"
 
-    def wrap(self, model: nn.Module, place: RankMesh, plan: SplitPlan) -> nn.Module:
-        mesh = self._data = place.along("dp", "fsdp")
-        if mesh is None:
-            return model.to(place.device)
+    def wrap(self, model: nn.Module, mesh: RankMesh, split_plan: SplitPlan) -> nn.Module:
+        data_mesh = self._data_mesh = mesh.along("dp", "fsdp")
+        if data_mesh is None:
+            return model.to(mesh.device)
 
         def shard(module: nn.Module) -> Any:
-            return fully_shard(module, mesh=mesh, reshard_after_forward=self.reshard_after_forward)
+            return fully_shard(module, mesh=data_mesh, reshard_after_forward=self.reshard_after_forward)
 
-        return layer_by_layer(model, plan, shard).to(place.device)
+        return layer_by_layer(model, split_plan, shard).to(mesh.device)
 
     @contextmanager
     def no_sync(self, model: nn.Module) -> Iterator[None]:
@@ -54,29 +56,29 @@ class FullyShard(Strategy):
             yield
 
     def sync_buffers(self, model: nn.Module) -> None:
-        for mesh in (self._data,) if self._data is not None else ():
-            for buffer in persistent_buffers(model):
-                for group in mesh.get_all_groups():  # along each axis in turn, which reaches all from the first rank
-                    dist.broadcast(buffer, group=group, group_src=0)
+        groups = self._data_mesh.get_all_groups() if self._data_mesh is not None else ()
+        for buffer in persistent_buffers(model):
+            for group in groups:  # along one axis after the other, which reaches all ranks from the first
+                dist.broadcast(buffer, group=group, group_src=0)
 
-    def evaluated(self, model: nn.Module) -> None:
-        """torch leaves what the outermost module has gathered, for a backward that does not come."""
+    def after_evaluation(self, model: nn.Module) -> None:
+        """torch keeps the gathered weights of the outermost module for a backward, which does not come here."""
         for module in model.modules():
             if isinstance(module, FSDPModule):
                 module.reshard()
 
 
 def persistent_buffers(model: nn.Module) -> list[torch.Tensor]:
-    """Those that are part of the model's state, each once."""
+    """The buffers that are part of the model's state, each once."""
     persistent = {
         id(buffer): buffer for module in model.modules() for buffer in torch_private.persistent_buffers(module)
     }
     return [*persistent.values()]
 
 
-def layer_by_layer(model: nn.Module, plan: SplitPlan, apply: Callable[[nn.Module], Any]) -> nn.Module:
-    """Apply a wrapper that changes modules in place to each layer of the plan, then to the whole model."""
-    for layer in plan.layers_of(model):
+def layer_by_layer(model: nn.Module, split_plan: SplitPlan, apply: Callable[[nn.Module], Any]) -> nn.Module:
+    """Apply a wrapper that changes modules in place to each layer of the split plan, then to the complete model."""
+    for layer in split_plan.layers_of(model):
         apply(layer)
     apply(model)
     return model
@@ -84,7 +86,7 @@ def layer_by_layer(model: nn.Module, plan: SplitPlan, apply: Callable[[nn.Module
 
 @contextmanager
 def without_sync(model: nn.Module) -> Iterator[None]:
-    """Gradients stay on the rank."""
+    """Gradients are not reduced over ranks."""
     modules = [model] if isinstance(model, FSDPModule) else []
     for module in modules:
         module.set_requires_gradient_sync(False)

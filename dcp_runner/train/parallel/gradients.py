@@ -1,6 +1,6 @@
-"""The norm of all gradients together, and scaling by it, where plain tensors and DTensors of several meshes are mixed.
+"""The norm of all gradients together, and clipping by it, for plain tensors and DTensors of several meshes.
 
-Torch's own functions do one kind at a time.
+Torch's own functions handle one of these kinds at a time.
 """
 
 from __future__ import annotations
@@ -15,30 +15,31 @@ from dcp_runner.checkpoint.state.dtensor import is_dtensor
 
 
 def total_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The 2-norm of all gradients, each counted once over all ranks that hold a part of it (those ranks call it)."""
-    norms = [nn.utils.get_total_norm([p.grad for p in kind if p.grad is not None]) for kind in _kinds(parameters)]
-    norms = [_whole(norm) for norm in norms]
+    """The 2-norm of all gradients. Each counts once over all ranks that hold a part of it, all of which call this."""
+    gradients = [[p.grad for p in group if p.grad is not None] for group in _by_mesh(parameters)]
+    norms = [_full(nn.utils.get_total_norm(group)) for group in gradients]
     if len(norms) == 1:
         return norms[0]
     return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
 
 
-def clip(parameters: Iterable[nn.Parameter], limit: float, norm: Tensor) -> None:
-    """Scale all gradients by limit / norm where their norm is larger than the limit."""
-    for kind in _kinds(parameters):
-        nn.utils.clip_grads_with_norm_(kind, limit, norm)
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, norm: Tensor) -> None:
+    """Scale all gradients by max_norm / norm if their norm is larger than max_norm."""
+    for group in _by_mesh(parameters):
+        nn.utils.clip_grads_with_norm_(group, max_norm, norm)
 
 
-def _whole(norm: Any) -> Any:
-    return norm.full_tensor() if is_dtensor(norm) else norm
+def _full(norm: Any) -> Tensor:
+    full: Tensor = norm.full_tensor() if is_dtensor(norm) else norm
+    return full
 
 
-def _kinds(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Those with a gradient, by its mesh."""
-    kinds: dict[Any, list[nn.Parameter]] = {}
+def _by_mesh(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """The parameters with a gradient, grouped by the gradient's mesh."""
+    groups: dict[Any, list[nn.Parameter]] = {}
     for parameter in parameters:
         if parameter.grad is not None:
             grad: Any = parameter.grad
             mesh = grad.device_mesh if is_dtensor(grad) else None
-            kinds.setdefault(mesh, []).append(parameter)
-    return list(kinds.values())
+            groups.setdefault(mesh, []).append(parameter)
+    return list(groups.values())

@@ -1,4 +1,4 @@
-"""Where a rank stands among the others, as torch's parallel wrappers want it told."""
+"""The device mesh that a rank belongs to, for torch's parallel wrappers."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from dcp_runner.checkpoint.topology import Topology
 
-SAME_RANDOMNESS = ("tp",)
-"""Mesh axes along which activations are replicated, so that dropout must draw the same on all ranks."""
+REPLICATED_ACTIVATIONS = ("tp",)
+"""Mesh axes along which activations are replicated, so that dropout must draw the same numbers on all ranks."""
 
 
 @dataclass(frozen=True)
 class RankMesh:
-    """The device of a rank, and the mesh that it belongs to."""
+    """The device of a rank, and the device mesh that the rank belongs to."""
 
     device: torch.device
     mesh: DeviceMesh | None = None
     """All axes with a degree above 1, named and ordered as in the topology; None: there is one rank."""
 
     def along(self, *axes: str) -> DeviceMesh | None:
-        """The part of the mesh along those of the axes that there are; None where there is none of them."""
+        """The submesh along those of the axes that the mesh has; None if it has none of them."""
         names = self.mesh.mesh_dim_names or () if self.mesh is not None else ()
         present = tuple(name for name in names if name in axes)
         return self.mesh[present] if self.mesh is not None and present else None
 
 
 def rank_mesh(topology: Topology, device: torch.device) -> RankMesh:
-    """This rank's place (all ranks call it). On the meta device the process group may be a fake one."""
+    """The mesh of this rank; all ranks call it. On the meta device the process group may be a fake one."""
     if topology.world_size == 1:
         return RankMesh(device)
-    kind = "cpu" if device.type == "meta" else device.type
+    device_type = "cpu" if device.type == "meta" else device.type
     shape, names = tuple(topology.mesh.values()), tuple(topology.mesh)
-    return RankMesh(device, init_device_mesh(kind, shape, mesh_dim_names=names))
+    return RankMesh(device, init_device_mesh(device_type, shape, mesh_dim_names=names))
 
 
 def random_stream(topology: Topology, rank: int) -> int:
-    """Which random numbers a rank draws: another stream for each rank, but the same one for ranks that differ only
-    along axes of replicated activations.
+    """The number of the random stream that a rank draws from: different for every rank, but equal for ranks that differ
+    only along axes with replicated activations.
     """
-    return topology.index(rank, [axis for axis in topology.mesh if axis not in SAME_RANDOMNESS])[0]
+    return topology.index(rank, [axis for axis in topology.mesh if axis not in REPLICATED_ACTIVATIONS])[0]

@@ -1,4 +1,4 @@
-"""In which order the micro-batches of a pipeline run: torch's schedules, kept for every shape of inputs."""
+"""The order in which the micro-batches of a pipeline run: torch's schedules, cached by the shape of the inputs."""
 
 from __future__ import annotations
 
@@ -17,45 +17,49 @@ SCHEDULES: dict[str, Any] = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B, "inte
 
 
 class PipelineSchedules:
-    """Runs the stages of all ranks of a group together (all of them call it, with as many pieces).
+    """Runs the stages of all ranks of a group together. All of them call it, with the same number of micro-batches.
 
-    A schedule has buffers for what it sends and receives, so there is one for each shape. Its first run looks at the
-    shapes between the stages by an additional forward and backward of one piece.
+    A schedule has buffers for what it sends and receives, so each shape has its own. In its first run a schedule infers
+    the shapes between the stages by an additional forward and backward of one micro-batch.
     """
 
     def __init__(self, name: str, group: dist.ProcessGroup) -> None:
-        self._kind, self._group = SCHEDULES[name], group
-        self._made: dict[Any, Any] = {}
+        self._schedule_class, self._group = SCHEDULES[name], group
+        self._cache: dict[Any, Any] = {}
 
     def train(
-        self, model: StageModule, inputs: torch.Tensor, targets: torch.Tensor, pieces: int, loss: Loss
+        self, model: StageModule, inputs: torch.Tensor, targets: torch.Tensor, microbatches: int, loss: Loss
     ) -> list[torch.Tensor]:
-        """Forward and backward in so many pieces; the loss of each, divided by their number, where the last stage is.
-        Gradients are added to those in the parameters.
+        """Forward and backward of all micro-batches; on the rank with the last stage the loss of each micro-batch,
+        divided by their number. Gradients are added to those in the parameters.
         """
 
-        def share(outputs: Any, targets: Any) -> torch.Tensor:
-            return loss(outputs, targets) / pieces
+        def scaled_loss(outputs: Any, targets: Any) -> torch.Tensor:
+            return loss(outputs, targets) / microbatches
 
         def make(stages: Any) -> Any:
-            return self._kind(stages, pieces, loss_fn=share, scale_grads=False)
+            return self._schedule_class(stages, microbatches, loss_fn=scaled_loss, scale_grads=False)
 
         losses: list[torch.Tensor] = []
-        schedule = self._schedule(("train", pieces), model, inputs, make)
+        schedule = self._schedule(("train", microbatches), model, inputs, make)
         schedule.step(inputs, target=targets, losses=losses, return_outputs=False)
         return losses
 
-    def forward(self, model: StageModule, inputs: torch.Tensor, pieces: int) -> Any:
-        """The outputs of the whole model where the last stage is, elsewhere None."""
-        kind: Any = ScheduleGPipe if len(model.stages) == 1 else ScheduleLoopedBFS
-        return self._schedule(("forward", pieces), model, inputs, lambda stages: kind(stages, pieces)).step(inputs)
+    def forward(self, model: StageModule, inputs: torch.Tensor, microbatches: int) -> Any:
+        """The outputs of the complete model on the rank with the last stage, elsewhere None."""
+        schedule_class: Any = ScheduleGPipe if len(model.wrapped) == 1 else ScheduleLoopedBFS
 
-    def _schedule(self, use: Any, model: StageModule, inputs: torch.Tensor, make: Callable[[Any], Any]) -> Any:
-        key = (use, inputs.shape, inputs.dtype)
-        if key not in self._made:
+        def make(stages: Any) -> Any:
+            return schedule_class(stages, microbatches)
+
+        return self._schedule(("forward", microbatches), model, inputs, make).step(inputs)
+
+    def _schedule(self, purpose: Any, model: StageModule, inputs: torch.Tensor, make: Callable[[Any], Any]) -> Any:
+        key = (purpose, inputs.shape, inputs.dtype)
+        if key not in self._cache:
             stages = [
                 PipelineStage(wrapped, number, model.count, inputs.device, group=self._group)
-                for number, wrapped in zip(model.numbers, model.stages, strict=True)
+                for number, wrapped in zip(model.numbers, model.wrapped, strict=True)
             ]
-            self._made[key] = make(stages if len(stages) > 1 else stages[0])
-        return self._made[key]
+            self._cache[key] = make(stages if len(stages) > 1 else stages[0])
+        return self._cache[key]

@@ -1,4 +1,4 @@
-"""The stages that a rank of a pipeline holds, as one module under the names of the whole model."""
+"""The pipeline stages that a rank holds, as one module with the parameter names of the complete model."""
 
 from __future__ import annotations
 
@@ -7,69 +7,68 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-
-from dcp_runner.common.torch_private import IncompatibleKeys
+from torch.nn.modules.module import _IncompatibleKeys
 
 
 class StageModule(nn.Module):
-    """Some stages of a model. Its parameters, buffers and state are those of its parts, under the model's own names.
+    """Some stages of a model. Its parameters, buffers and state are those of its stages, under the model's own names.
 
     It has no forward: a schedule runs the stages.
 
     Args:
-        parts: the cut pieces of the model; they share no names but those of buffers that all stages have.
-        wrapped: what runs in the place of each part: the part itself, or a wrapper around it.
-        numbers: which stages these are.
-        count: stages of the whole pipeline.
-        names: of everything in the state of the whole model.
+        stages: split from the model; they share no names except those of buffers that all stages have.
+        wrapped: what runs for each stage: the stage itself, or a wrapper around it.
+        numbers: the numbers of these stages.
+        count: number of stages of the complete pipeline.
+        names: the names of everything in the state of the complete model.
     """
 
-    names_vary_along = ("pp",)
-    """Mesh axes along which the state differs by its names."""
+    sharing_axes_by_name = ("pp",)
+    """Mesh axes along which ranks hold different names."""
 
     def __init__(
         self,
-        parts: Sequence[nn.Module],
+        stages: Sequence[nn.Module],
         wrapped: Sequence[nn.Module],
         numbers: Sequence[int],
         count: int,
         names: Sequence[str],
     ) -> None:
         super().__init__()
-        self.stages = nn.ModuleList(wrapped)
-        self.parts = tuple(parts)
+        self.wrapped = nn.ModuleList(wrapped)
+        self.stages = tuple(stages)
         self.numbers, self.count = tuple(numbers), count
         self.names_elsewhere = frozenset(names) - self.state_dict().keys()
-        """Names in the state of the whole model that this rank does not hold."""
+        """Names in the state of the complete model that this rank does not hold."""
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
-        for part in self.parts:
-            yield from part.named_parameters(prefix, recurse, remove_duplicate)
+        for stage in self.stages:
+            yield from stage.named_parameters(prefix, recurse, remove_duplicate)
 
     def named_buffers(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, Tensor]]:
-        merged = {name: buffer for part in self.parts for name, buffer in part.named_buffers(prefix, recurse)}
+        merged = {name: buffer for stage in self.stages for name, buffer in stage.named_buffers(prefix, recurse)}
         yield from merged.items()
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """In the order of the model within a part, and of the stages."""
+        """In the order of the stages, and of the model within a stage."""
         merged: OrderedDict[str, Any] = OrderedDict()
-        for part in self.parts:
-            merged.update(part.state_dict(*args, **kwargs))
+        for stage in self.stages:
+            merged.update(stage.state_dict(*args, **kwargs))
         return merged
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> IncompatibleKeys:
-        """As torch's own; what other stages hold counts as unexpected here."""
-        own = [{name: state_dict[name] for name in part.state_dict() if name in state_dict} for part in self.parts]
+    ) -> _IncompatibleKeys:
+        """Like torch's own; state of other stages counts as unexpected."""
+        own = [{name: state_dict[name] for name in stage.state_dict() if name in state_dict} for stage in self.stages]
         missing = [name for name in self.state_dict() if name not in state_dict]
         unexpected = [name for name in state_dict if not any(name in names for names in own)]
         if strict and (missing or unexpected):
-            raise RuntimeError(f"state of the stages {self.numbers}: missing {missing}, unexpected {unexpected}")
-        for part, state in zip(self.parts, own, strict=True):
-            part.load_state_dict(state, strict=False, assign=assign)
-        return IncompatibleKeys(missing, unexpected)
+            raise RuntimeError(f"pipeline stages {self.numbers}: missing state {missing}, unexpected {unexpected}")
+        for stage, state in zip(self.stages, own, strict=True):
+            stage.load_state_dict(state, strict=False, assign=assign)
+        return _IncompatibleKeys(missing, unexpected)

@@ -12,5 +12,5 @@ from dcp_runner.train.parallel.strategy import Strategy
 class Single(Strategy):
     """The model as it is."""
 
-    def wrap(self, model: nn.Module, place: RankMesh, plan: SplitPlan) -> nn.Module:
-        return model.to(place.device)
+    def wrap(self, model: nn.Module, mesh: RankMesh, split_plan: SplitPlan) -> nn.Module:
+        return model.to(mesh.device)

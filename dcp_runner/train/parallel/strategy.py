@@ -1,4 +1,4 @@
-"""What a parallelism is to the training loop: how it wraps the model and how a step runs. One module a strategy."""
+"""The interface between a kind of parallelism and the training loop. Each strategy has a module of its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dcp_runner.train.parallel.config import PlanConfig
+from dcp_runner.train.parallel.config import SplitPlanConfig
 from dcp_runner.train.parallel.gradients import total_norm
 from dcp_runner.train.parallel.mesh import RankMesh
-from dcp_runner.train.parallel.split_plan import SplitPlan, split_plan
+from dcp_runner.train.parallel.split_plan import SplitPlan, resolve_split_plan
 
 Batch = Any
 """A pair (inputs, targets)."""
@@ -26,60 +26,62 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run before any rank is started, for a strategy to look at."""
+    """A run before any rank is started, for a strategy to validate."""
 
     degrees: Mapping[str, int]
-    """Of every mesh axis."""
+    """The degree of every mesh axis."""
     samples: int
-    """Of one of trainer.accumulate micro-batches on a rank; 0: they cannot be shared out evenly, which is told."""
+    """Samples of one of trainer.accumulate micro-batches on a rank; 0: the batch cannot be divided evenly, which is
+    reported elsewhere."""
     build: Callable[[], nn.Module]
-    config: PlanConfig
+    """Builds the model on the meta device."""
+    config: SplitPlanConfig
 
     @cached_property
     def model(self) -> nn.Module:
-        """On the meta device."""
+        """The model on the meta device, built once."""
         return self.build()
 
     @cached_property
-    def plan(self) -> SplitPlan:
-        return split_plan(self.model, self.config)
+    def split_plan(self) -> SplitPlan:
+        return resolve_split_plan(self.model, self.config)
 
 
 class Strategy(ABC):
-    """Subclasses say how the model is wrapped; most steps run as here.
+    """How a kind of parallelism wraps the model and runs a step. Subclasses define `wrap`; the default step suits most.
 
-    The constructor takes `parallel.options`, and starts nothing. Parameters keep the names that they have in the model
-    that is given to `wrap`, but for the prefix of a DistributedDataParallel.
+    The constructor takes `parallel.options` as keyword arguments and starts nothing. Parameters keep the names that
+    they have in the model given to `wrap`, except for the prefix of a DistributedDataParallel.
     """
 
     axes: Sequence[str] = ()
-    """Mesh axes that it can use; a degree above 1 on another one is refused."""
+    """Mesh axes that the strategy supports; a degree above 1 along any other axis is refused."""
     data_axes: tuple[str, ...] = ("dp", "fsdp")
     """Mesh axes along which ranks see different samples."""
 
-    def validate(self, intended: PlannedRun) -> Iterator[str]:
-        """What is wrong with a run under this strategy, besides axes that it cannot use. Called before ranks start."""
+    def validate(self, planned: PlannedRun) -> Iterator[str]:
+        """The problems of a run under this strategy, besides unsupported axes. Called before any rank is started."""
         return iter(())
 
     @abstractmethod
-    def wrap(self, model: nn.Module, place: RankMesh, plan: SplitPlan) -> nn.Module:
-        """The model as this rank holds it, on its device. Called on all ranks, with the same weights on the CPU, or
-        with none on the meta device.
+    def wrap(self, model: nn.Module, mesh: RankMesh, split_plan: SplitPlan) -> nn.Module:
+        """The model as this rank holds it, on its device. Called on all ranks, with equal weights on the CPU or without
+        data on the meta device.
         """
 
-    def prepare(self, optimizer: Optimizer) -> Optimizer:
-        """The optimizer as training steps it. The schedule is attached to the one that is given."""
+    def prepare_optimizer(self, optimizer: Optimizer) -> Optimizer:
+        """The optimizer that training steps; it may wrap the given one, to which the scheduler stays attached."""
         return optimizer
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[Any]:
-        """Around the micro-batches of a step but the last: gradients stay on the rank."""
+        """A context for all micro-batches of a step but the last, in which gradients are not reduced over ranks."""
         return nullcontext()
 
     def step(self, model: nn.Module, batches: Sequence[Batch], loss: Loss) -> torch.Tensor | None:
-        """Forward and backward of one optimizer step; gradients are left in the parameters, those of the mean over
-        the global batch.
+        """Forward and backward of one optimizer step. Leaves the gradients of the mean over the global batch in the
+        parameters.
 
-        Gives the mean loss of this rank's samples, a detached scalar; None on a rank that computes no loss.
+        Returns the mean loss of this rank's samples, a detached scalar; None on a rank that computes no loss.
         """
         total = torch.zeros((), device=next(model.parameters()).device)
         for number, batch in enumerate(batches, 1):
@@ -96,28 +98,28 @@ class Strategy(ABC):
         torch.autograd.backward(value)
 
     def evaluate(self, model: nn.Module, batch: Batch, loss: Loss) -> torch.Tensor | None:
-        """The loss of one batch, a scalar tensor; None on a rank that computes no loss. All ranks call it as often;
-        the batches of different data-parallel ranks may differ in size.
+        """The loss of one batch, a scalar tensor; None on a rank that computes no loss. All ranks call it equally
+        often; the batches of different data-parallel ranks may differ in size.
         """
         inputs, targets = batch
         return loss(model(inputs), targets)
 
     def sync_buffers(self, model: nn.Module) -> None:
-        """After the forward passes of a step: buffers that each rank has updated from its own samples, such as
-        BatchNorm's statistics, become those of the first rank. DistributedDataParallel does so by itself.
+        """After the forward passes of a step: broadcast from the first rank the buffers that each rank has updated from
+        its own samples, such as BatchNorm's statistics. DistributedDataParallel does so by itself.
         """
         return None
 
-    def evaluated(self, model: nn.Module) -> None:
-        """After the last batch of an evaluation: keep no copies of weights, which may change before the next step."""
+    def after_evaluation(self, model: nn.Module) -> None:
+        """After the last batch of an evaluation: drop copies of weights, which may change before the next step."""
         return None
 
     def grad_norm(self, model: nn.Module) -> torch.Tensor:
-        """The 2-norm of the gradients of the whole model, a plain scalar that is equal on all ranks, bit for bit."""
+        """The 2-norm of the gradients of the complete model, a plain scalar, bit-equal on all ranks."""
         return total_norm(model.parameters())
 
     def warm_up(self, model: nn.Module, batch: Batch, loss: Loss) -> None:
-        """Whatever must have happened once before a state is loaded, so that a resumed run computes as an
+        """Do whatever must have happened once before a state is loaded, so that a resumed run is bit-equal to an
         uninterrupted one.
         """
         return None

@@ -1,0 +1,19 @@
+"""Code that must leave the random generators as it found them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dcp_runner.checkpoint.state.rng import RngState
+
+
+@contextmanager
+def preserve_rng() -> Iterator[None]:
+    """Restore all random generators afterwards."""
+    rng = RngState()
+    before = rng.state_dict()
+    try:
+        yield
+    finally:
+        rng.load_state_dict(before)
