@@ -21,7 +21,7 @@ from dcp_runner.checkpoint.state.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.ranks import rank_text
 from dcp_runner.common.tables import as_text, table
-from dcp_runner.common.torch_private import fake_store, import_dynamo, tree_leaves
+from dcp_runner.common.torch_private import fake_store, import_dynamo, memory_id, tree_leaves
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.run.build import build_callbacks, build_parts, topology_of
 from dcp_runner.run.components import components_of

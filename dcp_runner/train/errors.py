@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dcp_runner.common.errors import UserError
 
-class TrainError(RuntimeError):
+
+class TrainError(UserError, RuntimeError):
     """The run cannot continue; the text says why and what to do. Raised with the same text on all ranks."""
 
 

@@ -48,8 +48,8 @@ def test_a_folder_that_was_never_started() -> None:
 NAMES = {"checkpoints", "attempts", "metrics.jsonl", "outcomes", "logs", ".run.json", "tracker_id", "config.json"}
 """Names within a run folder."""
 OTHERWISE = {
-    ("dcp_runner/sweep/commands.py", "logs"): "the command of this name",
-    ("dcp_runner/sweep/commands.py", "attempts"): "a key of its JSON",
+    ("dcp_runner/commands/sweep.py", "logs"): "the command of this name",
+    ("dcp_runner/commands/sweep.py", "attempts"): "a key of its JSON",
     ("dcp_runner/sweep/status.py", "attempts"): "a column of its table",
 }
 """Where one of these words is something else."""

@@ -13,7 +13,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import create_config_search_path
 from hydra.types import HydraContext
 
-from dcp_runner.launch.outcomes import read_exit_notes, read_failure_notes
+from dcp_runner.launch.outcomes import read_exit_records, read_failure_records
 from dcp_runner.launch.submitit_seam import pickle_load
 from hydra_plugins.dcp_launcher._sweep_job import ExitRecorder, SharedPayload
 
@@ -34,8 +34,8 @@ def test_a_task_records_how_it_has_ended(
     except (SystemExit, ValueError) as caught:
         raised = caught
     assert raised is error
-    assert {rank: exit.code for rank, exit in read_exit_notes(start).items()} == {3: code}
-    assert [failure.message for failure in read_failure_notes(start)] == failures
+    assert {rank: exit.code for rank, exit in read_exit_records(start).items()} == {3: code}
+    assert [failure.message for failure in read_failure_records(start)] == failures
 
 
 def task(cfg: Any) -> str:

@@ -11,7 +11,8 @@ import pytest
 from dcp_runner.checkpoint.errors import ForeignError
 from dcp_runner.checkpoint.files.ownership import Identity
 from dcp_runner.common.run_context import RunContext
-from dcp_runner.run.identity import FILE, resolve_identity, write_identity
+from dcp_runner.common.run_dir import RunDir
+from dcp_runner.run.identity import resolve_identity, write_identity
 
 ROOT = Path("/somewhere/checkpoints")
 JOB0, JOB1 = "abcd/0", "abcd/1"
@@ -81,7 +82,11 @@ def test_two_runs(mine: Identity | None, theirs: Identity, more: dict[str, Any],
 def test_it_is_kept_in_the_run_folder(tmp_path: Path) -> None:
     one = Identity("x", JOB0, str(tmp_path))
     write_identity(tmp_path, one)
-    assert json.loads((tmp_path / FILE).read_text()) == {"run": "x", "sweep": JOB0, "folder": str(tmp_path)}
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
-    (tmp_path / FILE).write_text('{"run": ')  # a power failure
+    assert json.loads((RunDir(tmp_path).identity_file).read_text()) == {
+        "run": "x",
+        "sweep": JOB0,
+        "folder": str(tmp_path),
+    }
+    assert [path.name for path in tmp_path.iterdir()] == [".run.json"]
+    (RunDir(tmp_path).identity_file).write_text('{"run": ')  # a power failure
     assert resolve_identity(start(tmp_path, sweep=JOB0), ROOT, one) == one

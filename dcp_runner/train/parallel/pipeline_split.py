@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dcp_runner.common.torch_private import child_modules
 from dcp_runner.train.parallel.split_plan import SplitPlan, validate_names
 
 
@@ -38,7 +39,7 @@ def build_stage(model: nn.Module, split_plan: SplitPlan, number: int, count: int
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     stage = copy.deepcopy(model, dict(shared))
     assert split_plan.layers is not None
-    layers = stage.get_submodule(split_plan.layers)._modules
+    layers = child_modules(stage.get_submodule(split_plan.layers))
     names = [*layers]
     for index, name in enumerate(names):
         if _stage_of_layer(index, len(names), count) != number:
@@ -81,7 +82,7 @@ def _stages_of(name: str, model: nn.Module, split_plan: SplitPlan, count: int) -
         return name.startswith(path + ".")
 
     assert split_plan.layers is not None
-    layers = [*model.get_submodule(split_plan.layers)._modules]
+    layers = [*child_modules(model.get_submodule(split_plan.layers))]
     for index, layer in enumerate(layers):
         if below(f"{split_plan.layers}.{layer}"):
             return {_stage_of_layer(index, len(layers), count)}

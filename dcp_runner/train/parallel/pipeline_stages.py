@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.modules.module import _IncompatibleKeys
+
+from dcp_runner.common.torch_private import IncompatibleKeys
 
 
 class StageModule(nn.Module):
@@ -62,7 +63,7 @@ class StageModule(nn.Module):
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False
-    ) -> _IncompatibleKeys:
+    ) -> IncompatibleKeys:
         """Like torch's own; state of other stages counts as unexpected."""
         own = [{name: state_dict[name] for name in stage.state_dict() if name in state_dict} for stage in self.stages]
         missing = [name for name in self.state_dict() if name not in state_dict]
@@ -71,4 +72,4 @@ class StageModule(nn.Module):
             raise RuntimeError(f"pipeline stages {self.numbers}: missing state {missing}, unexpected {unexpected}")
         for stage, state in zip(self.stages, own, strict=True):
             stage.load_state_dict(state, strict=False, assign=assign)
-        return _IncompatibleKeys(missing, unexpected)
+        return IncompatibleKeys(missing, unexpected)
