@@ -62,14 +62,19 @@ def topology_of(parallel: ParallelConfig, local_world_size: int | None = None) -
     return Topology(world, used, consecutive([local] * (world // local)))
 
 
-def build(config: RunConfig, topology: Topology, device: torch.device) -> Parts:
-    """Model, optimizer and schedule on this device; on the meta device nothing has data. The same weights on every
-    rank.
-    """
-    strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
+def build_model(config: RunConfig, device: torch.device) -> nn.Module:
+    """The whole model, the same weights on every rank: on the CPU, or on the meta device without data."""
     seed_all(config.seed)
     with torch.device("meta") if device.type == "meta" else torch.device("cpu"):
-        model = make(config.model)
+        model: nn.Module = make(config.model)
+    return model
+
+
+def build(config: RunConfig, topology: Topology, device: torch.device, model: nn.Module) -> Parts:
+    """Wrapped model, optimizer and schedule on this device; on the meta device nothing has data. `model` comes from
+    `build_model`, and may be changed.
+    """
+    strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
     model = strategy.wrap(model, rank_mesh(topology, device), split_plan(model, config.parallel.plan))
     optimizer = make(config.optim, [parameter for parameter in model.parameters() if parameter.requires_grad])
     scheduler = make_scheduler(optimizer, config.schedule, config.trainer.max_steps)

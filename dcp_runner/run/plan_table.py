@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch._dynamo  # what building on the meta device imports, and every run; once here, not in every fork
 import torch.distributed as dist
+from torch import nn
 from torch.optim import Optimizer
 
 from dcp_runner.checkpoint.bind import BoundComponent, bind
@@ -76,8 +77,8 @@ def checkpoint_size(bound: Sequence[BoundComponent], sizes_of: Sequence[Sizes]) 
 
 
 @contextmanager
-def planned(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]]:
-    """The components of a run that is not started, as rank 0 would see them.
+def planned(config: RunConfig, model: nn.Module) -> Iterator[tuple[list[BoundComponent], Topology]]:
+    """The components of a run that is not started, as rank 0 would see them; `model` is on the meta device.
 
     They are real objects on the meta device, in torch's fake process group, which is there as long as the context is.
     They leave caches and seeds behind: ranks must not be forked from the process that has made them.
@@ -88,7 +89,7 @@ def planned(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]
     if topology.world_size > 1:
         dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=topology.world_size)
     try:
-        parts = build(config, topology, torch.device("meta"))
+        parts = build(config, topology, torch.device("meta"), model)
         components = components_of(config, parts, _FeedStandIn(), Progress(), callbacks_of(config))
         yield bind(components, topology, 0, config.checkpoint.validation), topology
     finally:

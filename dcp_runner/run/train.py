@@ -19,7 +19,16 @@ from dcp_runner.common.run_context import RunContext
 from dcp_runner.common.tables import as_text, table
 from dcp_runner.config.diff import changes
 from dcp_runner.config.schema import ResumeRng, RunConfig
-from dcp_runner.run.build import build, callbacks_of, components_of, evaluation_of, feed_of, topology_of, trackers_of
+from dcp_runner.run.build import (
+    build,
+    build_model,
+    callbacks_of,
+    components_of,
+    evaluation_of,
+    feed_of,
+    topology_of,
+    trackers_of,
+)
 from dcp_runner.run.disk_forecast import forecast
 from dcp_runner.run.plan_table import checkpoint_size, plan_table, sizes_of
 from dcp_runner.run.resume import ResumeRequest
@@ -47,7 +56,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     """
     device = device_of(config.trainer.device, run)
     topology = topology_of(config.parallel, run.local_world_size)
-    parts = build(config, topology, device)
+    parts = build(config, topology, device, build_model(config, device))
     feed = feed_of(config, topology, run.rank, parts.strategy)
     with autocast(device, config.trainer.precision):
         parts.strategy.warm_up(parts.model, to_device(feed.example(), device), parts.loss)

@@ -21,6 +21,7 @@ from submitit.local.local import LocalJob
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.run_dir import obstacle
 from dcp_runner.launch.broadcast import RunFailed
+from dcp_runner.launch.preflight.hydra_private import BASIC_SWEEPER
 from dcp_runner.launch.preflight.resolve import remove_empty_dir
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders
 from dcp_runner.sweep.provenance import copy_code
@@ -32,7 +33,6 @@ from hydra_plugins.dcp_launcher._remaining import open_or_resume
 from hydra_plugins.dcp_launcher._submit import batch_scripts, build_payloads, submit_here, submit_to_slurm
 
 log = logging.getLogger(__name__)
-_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class SubmissionError(CompactHydraException):
@@ -73,7 +73,7 @@ def launch(
     _refuse([problem for job in jobs for problem in (*job.problems, *check_time_limit(job, notice_s))])
     places += [job.place for job in jobs if job.place]
     _refuse([*shared_folders(places), *blocked_folders(places)])
-    if config.hydra.sweeper._target_ != _BASIC:
+    if config.hydra.sweeper._target_ != BASIC_SWEEPER:
         _refuse(check_objective(jobs, config.hydra.sweeper._target_, options["wait"]))
     if jobs and all(job.is_dry for job in jobs):
         _show(scheduler, Sweep(path=folder, scheduler=scheduler), jobs, options)
@@ -144,7 +144,7 @@ def _submit(
 
 def _show(scheduler: str, sweep: Sweep, jobs: Sequence[PlannedJob], options: Mapping[str, Any]) -> None:
     """Scripts and plans of jobs that are not submitted, one of each kind."""
-    from dcp_runner.launch.preflight.plan_checks import show_plan
+    from dcp_runner.launch.preflight.trial_build import show_plan
 
     if scheduler == "slurm":
         print(*batch_scripts(sweep, jobs, options, list(options["setup"])), sep="\n")
