@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
+from functools import partial
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,29 +28,38 @@ def load(cfg: DictConfig) -> RunConfig:
     Raises:
         ConfigError: values that are missing, of a wrong type or cannot be resolved; keys that do not exist.
     """
+    plain = plain_values(cfg)
+    if OmegaConf.get_type(cfg) is not RunConfig:
+        return from_plain(plain)
+    return RunConfig(**{name: _value(cfg, name, OmegaConf.to_object) for name in plain})
+
+
+def plain_values(cfg: DictConfig) -> dict[str, Any]:
+    """Our part of what Hydra composed, its interpolations resolved, ready for JSON.
+
+    Raises:
+        ConfigError: values that are missing or cannot be resolved; keys that do not exist.
+    """
     names = [str(key) for key in cfg if key != "hydra"]
-    typed = OmegaConf.get_type(cfg) is RunConfig
-    if not typed:
+    if OmegaConf.get_type(cfg) is not RunConfig:
         known = {group.name for group in fields(RunConfig)}
         names = [name for name in names if name in known or get_close_matches(name, known, 1, 0.8)]
     try:
-        plain = {name: _value(cfg, name, OmegaConf.to_container) for name in names}
+        plain = {name: _value(cfg, name, partial(OmegaConf.to_container, resolve=True)) for name in names}
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
     problems = [f"{path}: it must be given (found `???`)" for path, value in _leaves(plain) if value == "???"]
     problems = problems or list(_unknown_keys(RunConfig(), plain))
     if problems:
         raise ConfigError(*problems)
-    return RunConfig(**{name: _value(cfg, name, OmegaConf.to_object) for name in names}) if typed else from_plain(plain)
+    return cast(dict[str, Any], _plain(plain))
 
 
-def _value(cfg: DictConfig, name: str, convert: Callable[..., Any]) -> Any:
+def _value(cfg: DictConfig, name: str, convert: Callable[[Any], Any]) -> Any:
     if OmegaConf.is_missing(cfg, name):
         return "???"
     value = cfg[name]
-    if not OmegaConf.is_config(value):
-        return value
-    return convert(value, resolve=True) if convert is OmegaConf.to_container else convert(value)
+    return convert(value) if OmegaConf.is_config(value) else value
 
 
 def to_plain(config: RunConfig) -> dict[str, Any]:

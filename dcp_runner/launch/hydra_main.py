@@ -49,8 +49,8 @@ def hydra_main(
                 sys.argv[1:] = expand(sys.argv[1:])
                 with ConfigBroadcast(task, world) as broadcast:
                     enter = hydra.main(config_path=config_path, config_name=config_name, version_base=version_base)
-                    check_command_line(task, config_path, config_name, check)
-                    enter(broadcast.task)()
+                    with check_command_line(task, config_path, config_name, check):
+                        enter(broadcast.task)()
             except KeyboardInterrupt:
                 sys.exit(128 + signal.SIGINT)
 

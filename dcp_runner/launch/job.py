@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from dcp_runner.config.schema import RunConfig
 
 TRAIN = "dcp_runner.run.train:train"
 """The rank entry of a training run."""
@@ -15,8 +16,8 @@ class Job:
 
     entry: str
     """`module:function`, called as (RunConfig, RunContext) in every rank."""
-    config: dict[str, Any]
-    """The configuration as launched: plain, resolved, its degrees filled in."""
+    config: RunConfig
+    """The configuration as launched: resolved and checked, its degrees filled in."""
     config_hash: str
     run_dir: str
     """Absolute."""

@@ -12,27 +12,26 @@ from omegaconf import DictConfig, OmegaConf
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.folders import obstacle
 from dcp_runner.common.run_dir import RunDir
-from dcp_runner.config.convert import config_hash, literal, to_plain
-from dcp_runner.config.schema import RunConfig
+from dcp_runner.config.convert import literal, to_plain
 from dcp_runner.launch.job import Job
+from dcp_runner.launch.preflight.checks import ResolvedRun
 
 
-def new_job(config: RunConfig, entry: str, run_dir: Path, start: Mapping[str, Any]) -> Job:
+def new_job(run: ResolvedRun, entry: str, start: Mapping[str, Any]) -> Job:
     """Claim the next attempt of a run folder, and write there how it was configured (one process); `start` has the
     fields of Job that say what this start belongs to.
 
     Raises:
         ConfigError: the run folder cannot be written.
     """
-    plain = to_plain(config)
     try:
-        attempt = RunDir(run_dir).new_attempt(_hydra_files(plain))
+        attempt = RunDir(run.run_dir).new_attempt(_hydra_files(to_plain(run.config)))
     except OSError as error:
-        path = Path(error.filename or run_dir)
+        path = Path(error.filename or run.run_dir)
         why = obstacle(path) or f"{path}: {error.strerror}"
         raise ConfigError(f"run folder: cannot be written: {why}") from error
-    digest = config_hash(config)
-    return Job(entry=entry, config=plain, config_hash=digest, run_dir=str(run_dir), attempt=attempt, **start)
+    folder, digest = str(run.run_dir), run.config_hash
+    return Job(entry=entry, config=run.config, config_hash=digest, run_dir=folder, attempt=attempt, **start)
 
 
 def _hydra_files(plain: Mapping[str, Any]) -> dict[str, str]:

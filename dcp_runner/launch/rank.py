@@ -18,7 +18,7 @@ from dcp_runner.common.launch_env import World
 from dcp_runner.common.run_context import RunContext
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import StopFlag
-from dcp_runner.config.convert import from_plain
+from dcp_runner.config.convert import to_plain
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch import outcomes, rendezvous
 from dcp_runner.launch.job import Job
@@ -41,7 +41,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
     5. close the process group, unless something failed
     """
     rank, size = (world.rank, world.size) if world else (0, 1)
-    config = from_plain(job.config)
+    config = job.config
     context = RunContext(
         run_dir=Path(job.run_dir),
         attempt=job.attempt,
@@ -50,7 +50,7 @@ def run_rank(job: Job, world: World | None, stop: StopFlag) -> RecordFailure:
         local_rank=world.local_rank if world else 0,
         local_world_size=world.local_size if world else 1,
         config_hash=job.config_hash,
-        config=job.config,
+        config=to_plain(config),
         stop=stop,
         node_sizes=world.node_sizes if world else (),
         sweep=job.sweep,

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
+from torch import nn
 
 from dcp_runner.checkpoint.state.rng import seed_all
 from dcp_runner.checkpoint.topology import Topology, consecutive_nodes
@@ -37,14 +38,19 @@ def topology_of(parallel: ParallelConfig, node_sizes: Sequence[int] = ()) -> Top
     return Topology(parallel.world_size, used, consecutive_nodes(node_sizes))
 
 
-def build_parts(config: RunConfig, topology: Topology, device: torch.device) -> Parts:
-    """Model, optimizer and schedule on this device, with the same weights on every rank; without data on the meta
-    device.
-    """
-    strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
+def build_model(config: RunConfig, device: torch.device) -> nn.Module:
+    """The whole model, the same weights on every rank: on the CPU, or without data on the meta device."""
     seed_all(config.seed)
     with torch.device("meta") if device.type == "meta" else torch.device("cpu"):
-        model = make(config.model)
+        model: nn.Module = make(config.model)
+    return model
+
+
+def build_parts(config: RunConfig, topology: Topology, device: torch.device, model: nn.Module) -> Parts:
+    """Wrapped model, optimizer and schedule on this device; without data on the meta device. `model` comes from
+    `build_model`, and may be changed.
+    """
+    strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
     model = strategy.wrap(model, rank_mesh(topology, device), resolve_split_plan(model, config.parallel.plan))
     optimizer = make(config.optim, [parameter for parameter in model.parameters() if parameter.requires_grad])
     scheduler = make_scheduler(optimizer, config.schedule, config.trainer.max_steps)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.optim import Optimizer
 
 from dcp_runner.checkpoint.bind import BoundComponent, bind
@@ -80,8 +81,8 @@ def checkpoint_size(bound: Sequence[BoundComponent], sizes: Sequence[TensorSizes
 
 
 @contextmanager
-def planned_components(config: RunConfig) -> Iterator[tuple[list[BoundComponent], Topology]]:
-    """The components of a run that is not started, as rank 0 would see them.
+def planned_components(config: RunConfig, model: nn.Module) -> Iterator[tuple[list[BoundComponent], Topology]]:
+    """The components of a run that is not started, as rank 0 would see them; `model` is on the meta device.
 
     They are real objects on the meta device, in torch's fake process group, which exists as long as the context does.
     They leave caches and seeds behind, so ranks must not be forked from this process afterwards.
@@ -92,7 +93,7 @@ def planned_components(config: RunConfig) -> Iterator[tuple[list[BoundComponent]
     if topology.world_size > 1:
         dist.init_process_group("fake", store=fake_store(), rank=0, world_size=topology.world_size)
     try:
-        parts = build_parts(config, topology, torch.device("meta"))
+        parts = build_parts(config, topology, torch.device("meta"), model)
         components = components_of(config, parts, _FeedStub(), Progress(), build_callbacks(config))
         yield bind(components, topology, 0, config.checkpoint.validation), topology
     finally:

@@ -14,7 +14,7 @@ from dcp_runner.common.device import device_of
 from dcp_runner.common.run_context import RunContext
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.schema import ResumeRng, RunConfig
-from dcp_runner.run.build import build_callbacks, build_data, build_parts, build_trackers, topology_of
+from dcp_runner.run.build import build_callbacks, build_data, build_model, build_parts, build_trackers, topology_of
 from dcp_runner.run.components import components_of
 from dcp_runner.run.launched_config import changed_keys, write_config
 from dcp_runner.run.plan_table import checkpoint_size, plan_table, tensor_sizes
@@ -41,8 +41,9 @@ def train(config: RunConfig, run: RunContext) -> None:
     4. open the metrics log; log how the run starts
     5. train to `trainer.max_steps`, unless that is reached already
     """
+    device = device_of(config.trainer.device, run.local_rank, run.local_world_size)
     topology = topology_of(config.parallel, run.node_sizes)
-    parts = build_parts(config, topology, device_of(config.trainer.device, run.local_rank, run.local_world_size))
+    parts = build_parts(config, topology, device, build_model(config, device))
     data = build_data(config, topology, run.rank, parts.strategy)
     progress, callbacks = Progress(), build_callbacks(config)
     parts.warm_up(data.feed.example(), config.trainer.precision)

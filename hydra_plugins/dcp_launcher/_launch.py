@@ -19,6 +19,7 @@ from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.folders import obstacle
 from dcp_runner.common.gc_pause import gc_paused
 from dcp_runner.launch.broadcast import RunFailed
+from dcp_runner.launch.preflight.hydra_private import BASIC_SWEEPER
 from dcp_runner.launch.preflight.resolve import remove_empty_dir
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders
 from dcp_runner.launch.submitit_seam import pickle_load
@@ -32,7 +33,6 @@ from hydra_plugins.dcp_launcher._submit import batch_scripts, build_payloads, su
 from hydra_plugins.dcp_launcher._sweep_job import RETURNED
 
 log = logging.getLogger(__name__)
-_BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 
 class SubmissionError(CompactHydraException):
@@ -102,7 +102,7 @@ def _check(jobs: Sequence[PlannedJob], options: DcpLauncherConfig, sweeper: str,
     _refuse([problem for job in jobs for problem in (*job.problems, *check_time_limit(job, delay_s))])
     job_folders += [job.folder for job in jobs if job.folder]
     _refuse([*shared_folders(job_folders), *blocked_folders(job_folders)])
-    if sweeper != _BASIC:
+    if sweeper != BASIC_SWEEPER:
         _refuse(check_objective(jobs, sweeper, options.wait))
 
 
@@ -155,7 +155,7 @@ def _run_copy(sweep: Sweep) -> list[str]:
 
 def _show(sweep: Sweep, jobs: Sequence[PlannedJob], options: DcpLauncherConfig) -> None:
     """Scripts and plans of jobs that are not submitted, one of each kind."""
-    from dcp_runner.launch.preflight.plan_checks import show_plan
+    from dcp_runner.launch.preflight.trial_build import show_plan
 
     if isinstance(options, DcpSlurmConfig):
         print(*batch_scripts(sweep, jobs, options, list(options.setup)), sep="\n")

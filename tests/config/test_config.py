@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from dcp_runner.config.convert import config_hash, from_plain, load, to_plain
 from dcp_runner.config.schema import ResumeRng, RunConfig
 from dcp_runner.launch.preflight.build_checks import check_targets
 from dcp_runner.launch.preflight.config_checks import check_config
+from dcp_runner.launch.preflight.trial_build import trial_build
 
 CONF = Path(__file__).parents[2] / "conf"
 GROUPS = {
@@ -30,7 +32,7 @@ def test_every_option_makes_a_run_without_problems(turn: int) -> None:
     """In each turn every group takes its next option, until all had theirs."""
     made = config(*(f"{group}={options[turn % len(options)]}" for group, options in GROUPS.items()))
     assert check_config(made) == []
-    assert check_targets(made) == []
+    assert check_targets(made) == trial_build(replace(made, sharing={})).problems == []
 
 
 def test_the_table_of_contents_names_every_group() -> None:
@@ -64,7 +66,7 @@ def test_several_trackers_at_once() -> None:
         "logger=tensorboard", "logger.trackers.wandb={_target_: dcp_runner.train.trackers.Wandb, mode: offline}"
     )
     assert list(made.logger.trackers) == ["tensorboard", "wandb"] and config().logger.trackers == {}
-    assert check_targets(made) == []
+    assert check_targets(made) == trial_build(made).problems == []
 
 
 @pytest.mark.parametrize("override", ["x=1", "checkpoint.keep.x=1"])

@@ -46,7 +46,7 @@ def test_a_good_command_line_has_no_problems() -> None:
 def test_every_value_of_a_sweep_is_composed_once() -> None:
     with our_loader() as loader:
         found = examine(loader, "config", ["seed=1,2", "optim=adamw,sgd", "optim.lr=0.1"], multirun=True)
-        assert [(cfg.seed, "betas" in cfg.optim) for cfg in found.jobs] == [(1, True), (2, True), (1, False)]
+        assert [(cfg.seed, "betas" in cfg.optim) for cfg in found.jobs] == [(1, True), (1, False), (2, True)]
         found = examine(loader, "config", ["seed=1,x"], multirun=True)
     assert [text.split(":")[0] for text in found.problems] == ["seed=x"]
 

@@ -10,14 +10,16 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
-from dcp_runner.launch.preflight.sweep_folders import JobFolder, changed_jobs, places_in_turn, shared_folders
+from dcp_runner.launch.preflight.compose_cache import ComposeOnce
+from dcp_runner.launch.preflight.sweep_folders import JobFolder, changed_jobs, job_folders, shared_folders
 
 GO_ON = "where one would go on from the checkpoints of the other"
 
 
 def told(*overrides: str) -> list[str]:
-    job = kept_loader().load_configuration("config", ["model=gpt_tiny"], RunMode.RUN)
-    return [*shared_folders([*places_in_turn(kept_loader(), "config", ["model=gpt_tiny", *overrides], job)])]
+    loader = ComposeOnce(kept_loader().get_search_path())
+    sweep = loader.load_configuration("config", ["model=gpt_tiny", *overrides], RunMode.MULTIRUN)
+    return [*shared_folders([*job_folders(loader, sweep)])]
 
 
 @pytest.fixture(autouse=True)

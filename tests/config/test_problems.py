@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from composing import changed, config
 
+from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.build_checks import check_targets
 from dcp_runner.launch.preflight.config_checks import check_config
+from dcp_runner.launch.preflight.trial_build import trial_build
 from dcp_runner.train.callbacks import Callback
 
 CALLBACK = {"ema": {"_target_": "builtins.dict"}}
@@ -173,16 +175,23 @@ def test_what_is_no_option_of_the_groups_cannot_be_overridden() -> None:
     optim = {"_target_": "pytorch_optimizer.Ranger21", "num_iterations": 9, "lr": 0.1}
     made = changed({"optim": optim, "resume_override": ["optim.lr", "optim.num_iterations"]})
     assert check_config(made) == []
-    (found,) = check_targets(made)
+    (found,) = trial_build(made).problems
     assert found.startswith("resume_override: optim.num_iterations is no option of the optimizer's groups; they are ['")
 
 
+def problems(made: RunConfig) -> list[str]:
+    return check_targets(made) or trial_build(made).problems
+
+
 TOPOLOGIES: list[tuple[list[str], str]] = [
-    (["parallel=ddp", "parallel.tp=2"], "parallel.tp=2: DataParallel uses the axes dp; take 1, or another topology"),
+    (
+        ["parallel=ddp", "parallel.tp=2"],
+        "parallel.tp=2: DataParallel uses the axes dp; set 1, or choose another topology",
+    ),
     (["parallel=single", "parallel.dp=2"], "parallel.dp=2: Single uses no axis"),
-    (["parallel=pipeline", "parallel.dp=2"], "parallel.dp=2: Pipeline uses the axes pp; take 1"),
+    (["parallel=pipeline", "parallel.dp=2"], "parallel.dp=2: Pipeline uses the axes pp; set 1"),
     (["parallel=fsdp", "parallel.dp=2", "parallel.fsdp=1"], "parallel.fsdp=1 with parallel.dp=2: nothing is sharded"),
-    (["parallel.strategy=builtins.dict"], "parallel.strategy=builtins.dict: it is no"),
+    (["parallel.strategy=builtins.dict"], "parallel.strategy=builtins.dict: not a dcp_runner"),
     (["parallel=tp", "parallel.tp=8"], "parallel.tp=8: must divide the 4 heads of GPT"),
     (["parallel=tp", "parallel.plan.rows=[blocks.*.out]"], "parallel.plan.rows: GPT has no module 'blocks.*.out'"),
     (["parallel=tp", "parallel.plan.rows=[embed]"], "embed is a Embedding; only nn.Linear can be split"),
@@ -216,7 +225,7 @@ TOPOLOGIES: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("overrides", "told"), TOPOLOGIES)
 def test_topologies_that_do_not_fit(overrides: list[str], told: str) -> None:
-    found = check_targets(config(*overrides))
+    found = problems(config(*overrides))
     assert any(told in text for text in found), found
 
 
@@ -224,14 +233,14 @@ def test_topologies_that_do_not_fit(overrides: list[str], told: str) -> None:
     "name", ["single", "ddp", "accelerate", "fsdp", "hsdp", "tp", "dp_tp", "fsdp_tp", "pipeline", "dp_pp", "dp_pp_tp"]
 )
 def test_topologies_as_they_are(name: str) -> None:
-    assert check_targets(config(f"parallel={name}")) == []
+    assert problems(config(f"parallel={name}")) == []
 
 
 def test_a_model_without_a_plan() -> None:
     model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
     pipeline = {"parallel.strategy": "dcp_runner.train.parallel.pipeline.Pipeline", "parallel.pp": 2}
-    (found,) = check_targets(changed(pipeline | {"model": model}))
+    (found,) = problems(changed(pipeline | {"model": model}))
     assert found == "parallel.plan.layers: no split points known for Linear; name its list of layers"
     split = {"parallel.strategy": "dcp_runner.train.parallel.tensor.TensorParallel", "parallel.tp": 2}
-    (found,) = check_targets(changed(split | {"model": model}))
+    (found,) = problems(changed(split | {"model": model}))
     assert found == "parallel.tp=2: no plan for splitting Linear; name its layers in parallel.plan"

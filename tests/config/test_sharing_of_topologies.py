@@ -7,6 +7,7 @@ from composing import composed, config
 
 from dcp_runner.launch.preflight.checks import check
 from dcp_runner.launch.preflight.child_process import in_child_process
+from dcp_runner.launch.preflight.trial_build import meta_model
 from dcp_runner.run.plan_table import planned_components
 
 DEGREES = {"dp": 2, "fsdp": 2, "pp": 2, "tp": 2}
@@ -37,7 +38,7 @@ def bound_of(name: str, *overrides: str) -> dict[str, Sharing]:
 
     def plan() -> dict[str, Sharing] | str:
         try:
-            with planned_components(made) as (bound, topology):
+            with planned_components(made, meta_model(made)) as (bound, topology):
                 assert " ".join(axis for axis, degree in topology.mesh.items() if degree > 1) == TABLE[name][0]
                 return {one.key: (str(one.resolved.sharing), [copy.name for copy in one.copies]) for one in bound}
         except ValueError as error:

@@ -26,8 +26,8 @@ from dcp_runner.common.errors import ConfigError
 from dcp_runner.launch.preflight import child_process as module
 from dcp_runner.launch.preflight.checks import check
 from dcp_runner.launch.preflight.child_process import in_child_process
-from dcp_runner.launch.preflight.plan_checks import show_plan
 from dcp_runner.launch.preflight.resolve import resolve_config
+from dcp_runner.launch.preflight.trial_build import show_plan
 from dcp_runner.models.gpt import GPT
 
 
@@ -156,7 +156,7 @@ def test_a_model_that_ends_the_process_is_a_problem_of_the_configuration(monkeyp
     model = "model._target_=test_aside.Ends"
     assert check(composed(model, "data.batch_size=7", "parallel=tp", "trainer.accumulate=2")) == [
         "data.batch_size=7: it is the global one, and must divide by dp 1 x fsdp 1 x accumulate 2 = 2; try 6 or 8",
-        "model, parallel.strategy: trying whether they fit: the process that tries it was killed by SIGKILL",
+        "building model, optimizer and plan without data: the process that tries it was killed by SIGKILL",
     ]
     (told,) = check(composed(model, "sharing.model=global"))
-    assert told == "sharing: making the plan: the process that tries it was killed by SIGKILL"
+    assert told == "building model, optimizer and plan without data: the process that tries it was killed by SIGKILL"

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from dcp_runner.checkpoint.state.optimizers import OptimizerState
-from dcp_runner.launch.preflight.plan_checks import show_plan
+from dcp_runner.launch.preflight.trial_build import show_plan
 from dcp_runner.run.plan_table import state_sizes
 
 TORCHS = {name: kind for name, kind in vars(torch.optim).items() if inspect.isclass(kind) and kind is not Optimizer}

@@ -1,33 +1,21 @@
-"""What is wrong with what a configuration builds: imports what its `_target_`s name, and tries in another process
-whatever must be built for an answer.
-"""
+"""What is wrong with what a configuration builds, without building it: imports what its `_target_`s name."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 from dcp_runner.checkpoint.config import KeepConfig
 from dcp_runner.common.suggest import did_you_mean
 from dcp_runner.config.schema import RunConfig
-from dcp_runner.launch.preflight.child_process import in_child_process
-from dcp_runner.launch.preflight.config_checks import may_be_option
 from dcp_runner.launch.preflight.target_checks import locate, node_problems, signature_problems
 from dcp_runner.train.policies import recorded_metrics
 
-_BUILDING = "model, parallel.strategy: trying whether they fit"
-
 
 def check_targets(config: RunConfig) -> list[str]:
-    """Import paths that lead nowhere, keys that their targets do not take, and what the strategy says against the
-    run. Imports the targets; may build the model, without data, in another process.
-
-    Raises:
-        ConfigError: that process ended without an answer.
-    """
+    """Import paths that lead nowhere, and keys that their targets do not take. Imports the targets."""
     found: list[str] = []
     found += node_problems("model", config.model)
     found += _loss_problems(config.loss)
@@ -46,73 +34,7 @@ def check_targets(config: RunConfig) -> list[str]:
     except LookupError as error:
         return [*found, f"parallel.strategy={config.parallel.strategy}: {error.args[0]}"]
     found += signature_problems("parallel.options", strategy, list(config.parallel.options), complete=False)
-    if found:
-        return found
-    if config.parallel.world_size > 1:
-        from dcp_runner.common.torch_private import import_dynamo
-
-        import_dynamo()  # which takes long; the other process and all ranks need it
-    return in_child_process(_BUILDING, lambda: [*_no_options(config), *_strategy_problems(config, strategy)])
-
-
-def _no_options(config: RunConfig) -> Iterator[str]:
-    """Keys of `optim` that its groups do not have as options. Builds model and optimizer, without data."""
-    from hydra.errors import InstantiationException
-    from hydra.utils import instantiate
-
-    keys = [key for key in config.resume_override if may_be_option(key)]
-    if not keys:
-        return
-    try:
-        trained = [parameter for parameter in _outline(config).parameters() if parameter.requires_grad]
-        groups = instantiate(config.optim, trained, _convert_="all").param_groups
-    except InstantiationException as error:
-        yield f"optim: building it fails: {error.__cause__ or error}"
-        return
-    options = sorted({key for group in groups for key in group} - {"params", "param_names"})
-    for key in keys:
-        if (option := key.removeprefix("optim.")) not in options:
-            near = did_you_mean(option, options, below="optim.")
-            yield f"resume_override: {key} is no option of the optimizer's groups{near or f'; they are {options}'}"
-
-
-def _strategy_problems(config: RunConfig, kind: Any) -> Iterator[str]:
-    """In a configuration whose targets are right."""
-    from hydra.errors import InstantiationException
-
-    from dcp_runner.train.parallel.strategy import PlannedRun, Strategy
-
-    parallel = config.parallel
-    if not (inspect.isclass(kind) and issubclass(kind, Strategy)):
-        yield f"parallel.strategy={parallel.strategy}: it is no dcp_runner.train.parallel.strategy.Strategy"
-        return
-    try:
-        strategy = kind(**parallel.options)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        yield f"parallel.options: {error}"
-        return
-    unused = [axis for axis, degree in parallel.degrees.items() if degree > 1 and axis not in strategy.axes]
-    for axis in unused:
-        uses = f"the axes {', '.join(strategy.axes)}" if strategy.axes else "no axis"
-        yield (
-            f"parallel.{axis}={getattr(parallel, axis)}: {kind.__name__} uses {uses}; "
-            "take 1, or another topology (parallel=...)"
-        )
-    share = parallel.dp * parallel.fsdp * config.trainer.accumulate
-    samples = 0 if config.data.batch_size % share else config.data.batch_size // share
-    try:
-        yield from strategy.validate(PlannedRun(parallel.degrees, samples, partial(_outline, config), parallel.plan))
-    except InstantiationException as error:
-        yield f"model: building it fails: {error.__cause__ or error}"
-
-
-def _outline(config: RunConfig) -> Any:
-    """The model on the meta device."""
-    import torch
-    from hydra.utils import instantiate
-
-    with torch.device("meta"):
-        return instantiate(config.model, _convert_="all")
+    return found
 
 
 def _loss_problems(node: Mapping[str, Any]) -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""Composing many jobs: Hydra composes each of them from its files on, and those of a sweep twice. Jobs that differ in
-plain values only are composed once here, and copied.
+"""Composing each command line once. Hydra composes that of a run twice, and the jobs of a sweep twice each; jobs that
+differ in plain values only are copies of one composition.
 """
 
 from __future__ import annotations
@@ -7,17 +7,21 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
-from omegaconf import DictConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
 
 from dcp_runner.common.gc_pause import gc_paused
+from dcp_runner.launch.preflight.hydra_private import ConfigLoaderImpl, apply_overrides, get_overrides_dirname
 
 Compose = Callable[[list[str]], DictConfig]
 """From overrides to a configuration."""
+_MODE = "hydra.mode="
+"""What Hydra appends to the overrides of a command, once it knows whether they are a sweep."""
 
 
 class CachedComposer:
@@ -37,7 +41,7 @@ class CachedComposer:
         if shape not in self._bases:
             self._bases[shape] = pickle.dumps(self._compose(list(shape)))
         cfg: DictConfig = pickle.loads(self._bases[shape])
-        ConfigLoaderImpl._apply_overrides_to_config(plain, cfg)
+        apply_overrides(plain, cfg)
         task = [override for override in parsed if not override.is_hydra_override()]
         style = cfg.hydra.job.config.override_dirname
         cfg.hydra.overrides.task = [override.input_line for override in task]
@@ -51,6 +55,63 @@ class CachedComposer:
         is_group = self._groups.group_exists(override.key_or_group)
         changes = override.type is OverrideType.CHANGE and override.package is None
         return changes and not is_group and not override.is_hydra_override()
+
+
+class ComposeOnce(ConfigLoaderImpl):
+    """Hydra's loader, which hands out what it has composed before as copies that keep the time stamps.
+
+    The first caller has the configuration itself: whatever it resolves is resolved in the copies too.
+    """
+
+    def __init__(self, search_path: Any) -> None:
+        super().__init__(search_path)
+        self._composed: dict[tuple[Any, ...], DictConfig] = {}
+        self._jobs: dict[str | None, CachedComposer] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was composed, where it is sent to the jobs of a sweep."""
+        return {**self.__dict__, "_composed": {}, "_jobs": {}}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        cfg = self._copy(config_name, overrides, run_mode)
+        if cfg is not None:
+            return cfg
+        if overrides and overrides[-1].startswith(_MODE):
+            cfg = self._copy(config_name, overrides[:-1], run_mode)
+        if cfg is None:
+            cfg = super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+        else:
+            apply_overrides(OverridesParser.create().parse_overrides(overrides[-1:]), cfg)
+            cfg.hydra.overrides.hydra.append(overrides[-1])
+        if validate_sweep_overrides:
+            self._composed[config_name, run_mode, *overrides] = cfg
+        return cfg
+
+    def _copy(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> DictConfig | None:
+        """What was composed for a run serves for a sweep too: it lacks nothing that Hydra asks of a run."""
+        for mode in (RunMode.RUN, run_mode):
+            if (cfg := self._composed.get((config_name, mode, *overrides))) is not None:
+                copy: DictConfig = pickle.loads(pickle.dumps(cfg))
+                return copy
+        return None
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        name = master_config.hydra.job.config_name
+        compose = self._jobs.setdefault(name, CachedComposer(partial(self._compose_job, name), self))
+        of_hydra = OmegaConf.to_container(master_config.hydra.overrides.hydra)
+        cfg = compose([*of_hydra, *sweep_overrides])  # type: ignore[misc]
+        OmegaConf.copy_cache(from_config=master_config, to_config=cfg)  # time stamps are those of the sweep
+        return cfg
+
+    def _compose_job(self, name: str | None, lines: list[str]) -> DictConfig:
+        return super().load_configuration(name, lines, RunMode.RUN)
 
 
 def composer(loader: ConfigLoader, compose: Compose) -> Compose:

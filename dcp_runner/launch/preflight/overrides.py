@@ -7,6 +7,7 @@ and left out. So every problem is found, and none that is only the consequence o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from hydra.core.config_loader import ConfigLoader
@@ -14,11 +15,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from dcp_runner.common.suggest import did_you_mean
-from dcp_runner.launch.preflight.compose_cache import composer
+from dcp_runner.launch.preflight.hydra_private import BASIC_SWEEPER
+from dcp_runner.launch.preflight.sweep_folders import sweep_lines, task_overrides
 
 SPELLINGS = {
     "accumulate_grad_batches": "trainer.accumulate",
@@ -74,18 +76,23 @@ class CommandLineReport:
     """Whether every config group was chosen as meant; if not, what was composed tells nothing about the values."""
     jobs: list[DictConfig] = field(default_factory=list)
     """The composed configuration of the run, or those of some jobs of a sweep, in which every value occurs."""
+    sweep: DictConfig | None = None
+    """The composed configuration of the sweep; None: it is a single run."""
 
 
 def examine(
     loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], *, multirun: bool
 ) -> CommandLineReport:
-    """Compose a command line; if that fails, tell all reasons and compose what is left."""
+    """Compose a command line; if that fails, report all reasons and compose what remains. `multirun` is the flag, which
+    a configuration can make superfluous.
+    """
     found = CommandLineReport()
-    good, jobs = list(overrides), _compose_jobs(loader, config_name, overrides, multirun)
-    if jobs is None:
-        good = _applicable(loader, config_name, overrides, multirun, found)
-        jobs = _compose_jobs(loader, config_name, good, multirun) or []
-    found.jobs = jobs
+    try:
+        _compose(loader, config_name, list(overrides), multirun, found)
+    except HydraException:
+        good = _applicable(loader, config_name, overrides, multirun or _names_launcher(overrides), found)
+        with suppress(HydraException):
+            _compose(loader, config_name, good, multirun, found)
     return found
 
 
@@ -101,23 +108,60 @@ def flag_problems(rest: Sequence[str]) -> tuple[list[str], list[str]]:
     return told, [text for text in rest if "=" in text and not text.startswith("-")]
 
 
-def _compose_jobs(
-    loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], multirun: bool
-) -> list[DictConfig] | None:
-    """None: it cannot be composed."""
-    try:
-        lines = _job_lines(overrides) if multirun else [list(overrides)]
-        compose = composer(loader, lambda line: loader.load_configuration(config_name, line, RunMode.RUN))
-        return [compose(line) for line in lines]
-    except HydraException:
-        return None
+def _compose(
+    loader: ConfigLoader, config_name: str | None, overrides: list[str], multirun: bool, found: CommandLineReport
+) -> None:
+    """Compose what Hydra will compose for this command, in its words.
+
+    Raises:
+        HydraException: it cannot be composed.
+    """
+    if not (multirun or _names_launcher(overrides)):
+        cfg = loader.load_configuration(config_name, overrides, RunMode.RUN)
+        if cfg.hydra.mode is not RunMode.MULTIRUN:
+            found.jobs = [cfg]
+            return
+    sweep = loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)
+    if multirun and sweep.hydra.mode is not RunMode.MULTIRUN:
+        sweep = loader.load_configuration(config_name, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+    jobs = []
+    for number, line in _some_jobs(loader, sweep):
+        job = loader.load_sweep_config(sweep, line)
+        with read_write(job.hydra), open_dict(job.hydra):
+            job.hydra.job.id = job.hydra.job.num = number
+        jobs.append(job)
+    found.sweep, found.jobs = sweep, jobs
+
+
+def _names_launcher(overrides: Sequence[str]) -> bool:
+    """Naming one of our launchers makes a sweep."""
+    return any(text.startswith("hydra/launcher=dcp_") for text in overrides)
+
+
+def _some_jobs(loader: ConfigLoader, sweep: DictConfig) -> list[tuple[int, list[str]]]:
+    """Jobs of a sweep in which every value occurs, with their numbers. Not every combination of values: there may be
+    thousands. Of a key with many values the first ones and the last.
+    """
+    if sweep.hydra.sweeper.get("_target_") == BASIC_SWEEPER:
+        with suppress(HydraException):
+            return list(_differing_in_one(sweep_lines(loader, sweep)))
+    return list(enumerate(_job_lines(task_overrides(sweep))))
+
+
+def _differing_in_one(lines: Sequence[list[str]]) -> Iterator[tuple[int, list[str]]]:
+    """The first line, and those in which one value is another."""
+    first = lines[0]
+    values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
+    tried = [{*column[:MOST], column[-1]} for column in values]
+    for number, line in enumerate(lines):
+        others = [place for place, value in enumerate(line) if value != first[place]]
+        if not others or (len(others) == 1 and line[others[0]] in tried[others[0]]):
+            yield number, line
 
 
 def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Jobs of a sweep in which every value occurs, but not every combination of values: there may be thousands. Of a
-    key with many values the first ones and the last.
-
-    Sweeps over intervals are left out, because only their sweeper knows the values.
+    """The same for a sweeper that makes its own jobs of them. Sweeps over intervals are left out, because only their
+    sweeper knows the values.
     """
     choices = [
         _choices(override) if override.is_sweep_override() else [str(override.input_line)]

@@ -76,8 +76,15 @@ def resolve_config(cfg: DictConfig, world: World | None) -> RunConfig:
     Raises:
         ConfigError: it cannot be typed, or the degrees fit no number of ranks.
     """
-    config = load(cfg)
-    started = world.size if world is not None else None
+    return fill_degrees(load(cfg), world.size if world is not None else None)
+
+
+def fill_degrees(config: RunConfig, started: int | None) -> RunConfig:
+    """With the degree that is -1 replaced; `started` ranks are there already (None: not known).
+
+    Raises:
+        ConfigError: the degrees fit no number of ranks.
+    """
     gpus = _gpus(config) if started is None and -1 in config.parallel.degrees.values() else 0
     return replace(config, parallel=resolve_degrees(config.parallel, config.resources, started, gpus))
 
@@ -90,10 +97,9 @@ def _gpus(config: RunConfig) -> int:
     return torch.cuda.device_count() * config.resources.nodes
 
 
-def output_dir(config_name: str) -> Path:
-    """Hydra's output folder, or outside of Hydra the one that our own programs would have."""
-    inside = HydraConfig.initialized()
-    return Path(HydraConfig.get().runtime.output_dir if inside else f"outputs/{config_name}").absolute()
+def hydra_output_dir() -> Path | None:
+    """Hydra's output folder; None: Hydra has not started this."""
+    return Path(HydraConfig.get().runtime.output_dir).absolute() if HydraConfig.initialized() else None
 
 
 def remove_empty_dir(folder: Path) -> None:

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import filter_overrides
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from dcp_runner.common.folders import obstacle
 from dcp_runner.common.run_dir import RunDir
-from dcp_runner.launch.preflight.compose_cache import composer
+from dcp_runner.launch.preflight.hydra_private import BasicSweeper
 
 _REMEDIES = {
     "hydra.sweep.subdir": "put ${hydra:job.num} into it",
@@ -69,22 +67,32 @@ def place_of(cfg: DictConfig, number: int, overrides: Sequence[str]) -> JobFolde
     return JobFolder(number, filter_overrides(list(overrides)), run, folders)
 
 
-def places_in_turn(
-    loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], job: DictConfig
-) -> Iterator[JobFolder]:
-    """Of all jobs of a sweep by Hydra's own sweeper; `job` is one of them.
+def task_overrides(cfg: DictConfig) -> list[str]:
+    """The overrides that it was composed with, but for those of Hydra, as they were written."""
+    return cast(list[str], OmegaConf.to_container(cfg.hydra.overrides.task, resolve=False))
+
+
+def sweep_lines(loader: ConfigLoader, sweep: DictConfig) -> list[list[str]]:
+    """The overrides of every job that Hydra's own sweeper makes of a composed sweep, in their order.
+
+    Raises:
+        HydraException: they are not all known.
+    """
+    given = [f"{key}={value}" for key, value in (sweep.hydra.sweeper.get("params") or {}).items()]
+    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *task_overrides(sweep)])
+    return BasicSweeper.split_arguments(parsed, None)[0]
+
+
+def job_folders(loader: ConfigLoader, sweep: DictConfig) -> Iterator[JobFolder]:
+    """Of all jobs of a sweep by Hydra's own sweeper.
 
     Raises:
         HydraException, OmegaConfBaseException: they are not all known, or one cannot be composed.
     """
-    given = [f"{key}={value}" for key, value in (job.hydra.sweeper.get("params") or {}).items()]
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides([*given, *overrides])
-    compose = composer(loader, lambda line: loader.load_configuration(config_name, line, RunMode.RUN))
-    for number, line in enumerate(BasicSweeper.split_arguments(parsed, None)[0]):
-        cfg = compose(line)
-        OmegaConf.copy_cache(from_config=job, to_config=cfg)  # time stamps are those of the sweep
+    for number, line in enumerate(sweep_lines(loader, sweep)):
+        cfg = loader.load_sweep_config(sweep, line)
         yield place_of(cfg, number, line)
-        OmegaConf.copy_cache(from_config=cfg, to_config=job)
+        OmegaConf.copy_cache(from_config=cfg, to_config=sweep)  # time stamps are those of the sweep
 
 
 def shared_folders(places: Sequence[JobFolder]) -> Iterator[str]:
