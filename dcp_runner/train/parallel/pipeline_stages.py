@@ -24,7 +24,7 @@ class StageModule(nn.Module):
         names: the names of everything in the state of the complete model.
     """
 
-    sharing_axes_by_name = ("pp",)
+    names_vary_along = ("pp",)
     """Mesh axes along which ranks hold different names."""
 
     def __init__(
