@@ -69,8 +69,8 @@ class StateComponent:
                 raise TypeError(f"component {self.key!r}: {name} must be {expected}, not {value!r}")
         if isinstance(self.stateful, type) or not isinstance(self.stateful, Stateful):
             raise TypeError(
-                f"component {self.key!r}: stateful must be an object with state_dict() and load_state_dict(), such as a "
-                f"module or an optimizer, not {self.stateful!r:.80}"
+                f"component {self.key!r}: stateful must be an object with state_dict() and load_state_dict(), "
+                f"such as a module or an optimizer, not {self.stateful!r:.80}"
             )
         if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.]*", self.key):
             raise ValueError(f"component key {self.key!r} cannot name a file: use letters, digits, '_' and '.'")

@@ -63,8 +63,8 @@ def test_all_that_does_not_fit_is_told_at_once_with_near_names(tmp_path: Path) -
     lines = [line.strip() for line in str(failure.value).splitlines()]
     expected = {f"model: missing in the checkpoint: {name} (near: {name}{name[-1]})" for name in LIVE}
     expected |= {f"model: unexpected in the checkpoint: {name} (near: {name[:-1]})" for name in SAVED}
-    expected |= {f"model: {name}: shape {there} saved, {here} here" for name, (there, here) in SHAPES.items()}
-    expected |= {f"model: {name}: dtype {there} saved, {here} here" for name, (there, here) in DTYPES.items()}
+    expected |= {f"model: {name}: shape {there} in the checkpoint, {here} here" for name, (there, here) in SHAPES.items()}
+    expected |= {f"model: {name}: dtype {there} in the checkpoint, {here} here" for name, (there, here) in DTYPES.items()}
     assert expected <= set(lines) and len(expected) == 12 and len(lines) == 2 + 12
     assert bits(live.state_dict()) == before
 
@@ -101,7 +101,7 @@ class Lookalike(Box):
 def test_a_number_where_a_tensor_belongs_is_found_before_anything_changes(tmp_path: Path) -> None:
     alone(tmp_path, StateComponent("model", Lookalike({"a": torch.ones(2), "b": 3.5}))).save(1)
     live = Bag({"a": torch.zeros(2), "b": torch.zeros(())})
-    with pytest.raises(CheckpointError, match="model: b: float saved, a tensor here") as failure:
+    with pytest.raises(CheckpointError, match="model: b: float in the checkpoint, a tensor here") as failure:
         alone(tmp_path, StateComponent("model", live)).load(1, strict=False)
     assert failure.value.types == {"MismatchError"} and not live.a.any()
 
@@ -150,7 +150,7 @@ def test_extra_state_may_change_in_any_way(name: str, depth: int, tmp_path: Path
 
 def test_only_extra_state_may_change(tmp_path: Path) -> None:
     saved, live = Bag({"my_extra_state": torch.ones(2)}), Bag({"my_extra_state": torch.ones(3)})
-    with pytest.raises(CheckpointError, match=r"my_extra_state: shape \(2,\) saved, \(3,\) here"):
+    with pytest.raises(CheckpointError, match=r"my_extra_state: shape \(2,\) in the checkpoint, \(3,\) here"):
         load_model(tmp_path, saved, live)
 
 

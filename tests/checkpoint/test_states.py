@@ -444,11 +444,11 @@ class TestEnums:
             round_trip(tmp_path, ENUMS, live)
         assert failure.value.types == {"MismatchError"}
         assert all(
-            f"{path}: an enum was saved here" in str(failure.value) for path in ("c", "s", "t", "i", "w", "f", "in/0/0")
+            f"{path}: an enum in the checkpoint" in str(failure.value) for path in ("c", "s", "t", "i", "w", "f", "in/0/0")
         )
 
     def test_a_value_that_the_live_type_lacks_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="a: 1 was saved, which is no value of Word") as failure:
+        with pytest.raises(CheckpointError, match="a: 1 in the checkpoint is not a value of Word") as failure:
             round_trip(tmp_path, {"a": Level.LOW}, {"a": Word.YES})
         assert failure.value.types == {"MismatchError"}
 
@@ -476,7 +476,7 @@ class TestNamedTuples:
 
     def test_a_live_type_of_other_fields_is_named(self, tmp_path: Path) -> None:
         with pytest.raises(
-            CheckpointError, match="best: a namedtuple of step, loss was saved, and Swapped has loss, step"
+            CheckpointError, match="best: a namedtuple of step, loss in the checkpoint, but Swapped has loss, step"
         ):
             round_trip(tmp_path, self.STATE, {"best": Swapped(0, 0)})
 
@@ -502,8 +502,8 @@ def test_equal_sets_are_equal_bytes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("stored", "why"),
     [
-        ({"$": "hologram", "v": 1}, "unknown kind 'hologram'; it was written by a newer version"),
-        ({"$": "torch", "v": ["torch.float3"]}, "torch.float3 was saved, which this version of torch lacks"),
+        ({"$": "hologram", "v": 1}, "unknown kind 'hologram'; the checkpoint was written by a newer version"),
+        ({"$": "torch", "v": ["torch.float3"]}, "the checkpoint has torch.float3, which this version of torch lacks"),
         ({"$": "device", "v": ["hologram:1"]}, "hologram"),
     ],
 )
@@ -673,10 +673,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "set of enums": ({Level.LOW}, "Level.LOW"),
     "set of tensors": ({torch.ones(1)}, "tensor([1.])"),
     "frozenset": (frozenset({(Colour.RED,)}), "Colour.RED"),
-    "slice": (slice(Opaque()), "builtins.slice that holds a value of type test_states.Opaque"),
+    "slice": (slice(Opaque()), "builtins.slice with a value of type test_states.Opaque"),
     "time zone": (
         datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC")),
-        "datetime.datetime that holds a value of type zoneinfo",
+        "datetime.datetime with a value of type zoneinfo",
     ),
     "closed": (closed(), "closed io.BytesIO"),
     "function": (len, "builtin_function_or_method"),
