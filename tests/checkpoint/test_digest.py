@@ -43,3 +43,7 @@ def test_a_file_is_digested_from_where_it_stands() -> None:
     file = BytesIO(b"header" + bytes(BLOCK + 3))
     file.seek(6)
     assert hash_file(file) == hash_bytes(bytes(BLOCK + 3)) and len(hash_bytes(b"")) == 32
+
+
+def test_a_single_element_may_have_any_stride() -> None:
+    assert bytes(host_bytes(torch.ones(78).as_strided((1,), (77,)))) == torch.ones(1).numpy().tobytes()
