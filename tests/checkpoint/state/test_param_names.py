@@ -9,7 +9,9 @@ from solo import alone, bits
 from torch import nn
 from torch.optim import Optimizer
 
-from dcp_runner import StateComponent
+from dcp_runner import StateComponent, Topology
+from dcp_runner.checkpoint.state.modules import ModelState
+from dcp_runner.checkpoint.state.param_names import ParamNames
 
 
 def network(seed: int = 0) -> nn.Sequential:
@@ -64,3 +66,24 @@ def test_an_optimizer_without_a_model_component_goes_by_places(tmp_path: Path) -
     alone(tmp_path, StateComponent("optimizer", second)).load(1)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         assert bits(optimizer.state[one]) == bits(second.state[two])
+
+
+def test_names_prefixes_and_positions() -> None:
+    first, second, outside = nn.Linear(2, 2), nn.Linear(2, 2), nn.Parameter(torch.ones(1))
+    models = [ModelState(model, key, Topology(1)) for key, model in (("first", first), ("second", second))]
+    groups = [{"params": [first.weight]}, {"params": [second.weight, second.bias, outside]}]
+    names = ParamNames(torch.optim.SGD(groups, 0.1), models)
+    grouped = [(named.name, named.group_index) for named in names.grouped()]
+    assert grouped == [("first.weight", 0), ("second.weight", 1), ("bias", 1), ("1.2", 1)]
+    joining = [(named.name, named.group_index) for named in names.grouped([(first.bias, 2)])]
+    assert joining == [("first.weight", 0), ("second.weight", 1), ("second.bias", 1), ("1.2", 1), ("first.bias", 2)]
+    assert names.model_keys()[id(second.bias)] == "second" and id(outside) not in names.model_keys()
+
+
+def test_a_bare_name_means_a_model_with_parameters_in_the_optimizer() -> None:
+    trained, frozen = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2))
+    frozen.weight, frozen.other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    models = [ModelState(model, key, Topology(1)) for key, model in (("trained", trained), ("frozen", frozen))]
+    available = ParamNames(torch.optim.SGD([trained.bias], 0.1), models).available()
+    assert available["weight"] is trained.weight and available["frozen.weight"] is frozen.weight
+    assert available["bias"] is trained.bias and available["other"] is frozen.other and "0.weight" in available
