@@ -14,6 +14,13 @@ from dcp_runner.checkpoint.stateful import Stateful
 OnMissingCopy = Literal["error", "fresh", "first"]
 """What a rank does if the checkpoint has no copy for it: fail, start afresh, or take the first copy."""
 _POLICIES = list(get_args(OnMissingCopy))
+_TYPES: dict[str, tuple[Any, str]] = {
+    "key": (str, "a str"),
+    "sharing_pattern": (str, "a SharingPattern or its text, such as 'per_rank' or 'per_group:dp'"),
+    "process_group_name": ((str, type(None)), "the names of mesh axes as text, such as 'dp' or 'dp+tp'"),
+    "required": (bool, "a bool"),
+    "validate_replication": (bool, "a bool"),
+}
 
 
 @dataclass(frozen=True)
@@ -25,16 +32,17 @@ class StateComponent:
         StateComponent("sampler", sampler, "per_group:tp", required=False)
 
     key
-        Names the component in messages, and its files: letters, digits, `_` and `.`. Unique within a coordinator.
+        The component's name in messages and file names: letters, digits, `_` and `.`. No two components of a
+        coordinator have the same.
     stateful
         The object: an nn.Module, a torch optimizer, or anything with `state_dict()` and `load_state_dict(state)`. Its
         state may consist of nested dicts, lists, tuples and sets of tensors, numbers, texts and the like.
     sharing_pattern
-        Which ranks hold one copy of the state: a SharingPattern or its text. `auto`, the default, reads it from the
-        object: from the DTensors of a model, for instance. A plain object counts as equal on all ranks.
+        Which ranks hold one copy of the state: a SharingPattern or its text. `auto`, the default, derives it from the
+        object, such as from the DTensors of a model; a plain object counts as equal on all ranks.
     process_group_name
-        With PER_GROUP, the mesh axes that a group spans, joined by `+`: `dp` or `dp+tp`. The text `per_group:dp+tp`
-        as the pattern says the same.
+        With PER_GROUP, the mesh axes that a group spans, joined by `+`: `dp` or `dp+tp`. The pattern `per_group:dp+tp`
+        says the same.
     required
         If False, a checkpoint may lack the component, and a run that does not have it may ignore its saved state.
     validate_replication
@@ -91,15 +99,6 @@ class StateComponent:
         if self.process_group_name and ":" not in text:
             text += ":" + self.process_group_name
         return text
-
-
-_TYPES: dict[str, tuple[Any, str]] = {
-    "key": (str, "a str"),
-    "sharing_pattern": (str, "a SharingPattern or its text, such as 'per_rank' or 'per_group:dp'"),
-    "process_group_name": ((str, type(None)), "the names of mesh axes as text, such as 'dp' or 'dp+tp'"),
-    "required": (bool, "a bool"),
-    "validate_replication": (bool, "a bool"),
-}
 
 
 @dataclass(frozen=True)

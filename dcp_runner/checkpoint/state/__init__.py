@@ -1,1 +1,1 @@
-"""A state as data: a tree spec in JSON and named tensors, whatever object it came from and however it is sharded."""
+"""Any state as a tree spec in JSON and named tensors, whichever object it is of and however it is sharded."""

@@ -1,4 +1,4 @@
-"""Tensors that can be stored, numpy arrays and streams of bytes as tensors, and back."""
+"""Which tensors can be stored; numpy arrays and byte streams as tensors, and back."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dcp_runner.common.torch_private import memory_id
 
 _SUB_BYTE = {f"torch.{sign}int{bits}" for sign in ("", "u") for bits in range(1, 8)}
 
-WHOLE = torch.empty(0)
-"""Stands where an array or a stream is wanted, which is cut nowhere."""
+UNSHARDED = torch.empty(0)
+"""The live value that asks for an unsharded tensor, as arrays and streams are."""
 
 
 def check_tensor(tensor: torch.Tensor) -> None:
-    """Raises UnsupportedStateError that says why the tensor cannot be stored."""
+    """Raises UnsupportedStateError, with the reason, if the tensor cannot be stored."""
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer):
         raise UnsupportedStateError(f"type {type_name(tensor)}")
     if tensor.is_nested:
@@ -34,16 +34,16 @@ def check_tensor(tensor: torch.Tensor) -> None:
         raise UnsupportedStateError("tensor on the meta device, which has no data")
 
 
-def memory_of(tensor: torch.Tensor) -> tuple[Hashable, ...]:
-    """Equal for two tensors that are the same memory, seen alike."""
-    place = tensor.data_ptr() if tensor.numel() else memory_id(tensor)
-    return tensor.device, place, tensor.dtype, tuple(tensor.shape), tensor.stride()
+def memory_key(tensor: torch.Tensor) -> tuple[Hashable, ...]:
+    """Equal for two tensors that are the same view of the same memory."""
+    address = tensor.data_ptr() if tensor.numel() else memory_id(tensor)
+    return tensor.device, address, tensor.dtype, tuple(tensor.shape), tensor.stride()
 
 
-def of_array(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The array's values; dates and durations as integers.
+def from_array(array: np.ndarray[Any, Any]) -> torch.Tensor:
+    """The values of an array as a tensor; dates and durations as integers.
 
-    Raises UnsupportedStateError for what torch has no dtype for.
+    Raises UnsupportedStateError for a dtype that torch lacks.
     """
     if array.dtype.kind not in "biufcmM" or array.dtype.char in "gG":
         raise UnsupportedStateError(f"numpy array of dtype {array.dtype}")
@@ -53,20 +53,20 @@ def of_array(array: np.ndarray[Any, Any]) -> torch.Tensor:
 
 
 def to_array(tensor: torch.Tensor, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
-    """The inverse; of a tensor without data an array of its shape."""
+    """The inverse. A tensor on the meta device gives an uninitialized array of its shape."""
     if tensor.is_meta:
         return np.empty(tuple(tensor.shape), dtype)
     array = tensor.numpy()
     return array.view(dtype) if dtype.kind in "mM" else array.astype(dtype)
 
 
-def of_stream(stream: BytesIO) -> torch.Tensor:
-    """All bytes of a stream, wherever it stands. Raises UnsupportedStateError for a closed one."""
+def from_stream(stream: BytesIO) -> torch.Tensor:
+    """All bytes of a stream, whatever its position. Raises UnsupportedStateError for a closed one."""
     if stream.closed:
         raise UnsupportedStateError("closed io.BytesIO")
     return torch.from_numpy(np.frombuffer(stream.getvalue(), np.uint8).copy())
 
 
 def to_stream(tensor: torch.Tensor) -> BytesIO:
-    """A stream of these bytes, at its beginning; of a tensor without data an empty one."""
+    """A stream of these bytes, at position 0. A tensor on the meta device gives an empty one."""
     return BytesIO() if tensor.is_meta else BytesIO(tensor.numpy().tobytes())

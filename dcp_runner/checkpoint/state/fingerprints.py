@@ -1,4 +1,4 @@
-"""One fingerprint of each leaf of a state, which equal holders have alike."""
+"""A fingerprint of each leaf of a flattened state. Ranks that hold equal state have equal fingerprints."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from dcp_runner.checkpoint.state.treespec import TAG, Json
 
 @dataclass(frozen=True)
 class LeafFingerprint:
-    """What is compared between the holders at one path of a state."""
+    """What is compared between ranks at one path of a state."""
 
     exact: str
-    """Digest of kind, dtype, shape and bytes."""
+    """The digest of kind, dtype, shape and bytes."""
     number: str = ""
-    """Kind and value of a Python number or a 0-d tensor."""
+    """The kind and value of a Python number or a 0-d tensor; empty for anything else."""
     python: bool = False
-    """A Python value, not a tensor."""
+    """Whether it is a Python value, not a tensor."""
 
 
 def fingerprints(flat: FlatState, digests: Mapping[str, TensorDigest]) -> dict[str, LeafFingerprint]:
-    """The entry of every path: tensors by digest, everything else by its JSON. The order of a dict's keys is not seen.
+    """The fingerprint of every path: of tensors by their digests, of all else by its JSON. The order of a dict's keys
+    does not matter.
 
-    Tied tensors differ from untied ones of the same values: they train otherwise, and are written otherwise.
+    Tied tensors differ from untied ones of the same values: they train and are written differently.
     """
     table = {
         path: LeafFingerprint(_hash_text(_text(value)), _number(value), True) for path, value in flat.values.items()
@@ -36,40 +37,39 @@ def fingerprints(flat: FlatState, digests: Mapping[str, TensorDigest]) -> dict[s
     for path in (*flat.tensors, *flat.tied):
         first = flat.tied.get(path, path)
         prefix = table[path].exact if path in table else ""
-        more = f"tied to {flat.tied[path]}" if path in flat.tied else ""
-        more += _place(flat, path)
+        suffix = f"tied to {flat.tied[path]}" if path in flat.tied else ""
+        suffix += _shard_text(flat, path)
         table[path] = LeafFingerprint(
-            _hash_text(prefix + digests[first].whole + more), "" if prefix or more else _number_of(flat.tensors[first])
+            _hash_text(prefix + digests[first].whole + suffix),
+            "" if prefix or suffix else _number_of(flat.tensors[first]),
         )
     return table
 
 
 def layout_fingerprints(flat: FlatState) -> dict[str, LeafFingerprint]:
-    """What holders must have alike even where their values are not compared: names, dtypes, shapes and places of
-    tensors. What the writer does not have would not be written.
+    """What must be equal even if values are not compared: the names, dtypes, shapes and boxes of tensors. A tensor that
+    the writer lacks would not be written.
     """
     return {
-        path: LeafFingerprint(f"{dtype_name(tensor)} {tuple(tensor.shape)} {_place(flat, path)}")
+        path: LeafFingerprint(f"{dtype_name(tensor)} {tuple(tensor.shape)} {_shard_text(flat, path)}")
         for path, tensor in flat.tensors.items()
     }
 
 
-def _place(flat: FlatState, path: str) -> str:
-    """Where a part of a tensor lies in the whole; empty for a whole one."""
+def _shard_text(flat: FlatState, path: str) -> str:
+    """The box of a shard; empty for a full tensor."""
     box = flat.boxes.get(path)
     return str(box) if box and box.sizes != box.shape else ""
 
 
 def combined_digest(table: Mapping[str, LeafFingerprint]) -> str:
-    """One digest of many entries."""
+    """One digest of many fingerprints."""
     return _hash_text("\n".join(f"{path} {table[path].exact}" for path in sorted(table)))
 
 
-def equivalent(one: LeafFingerprint, other: LeafFingerprint) -> bool:
-    """Equal bits; or a Python number and a 0-d tensor (or two Python numbers) of the same kind and value."""
-    if one.exact == other.exact:
-        return True
-    return bool(one.number) and one.number == other.number and (one.python or other.python)
+def equivalent(a: LeafFingerprint, b: LeafFingerprint) -> bool:
+    """Equal bits; or two numbers of the same kind and value, of which at least one is a Python number."""
+    return a.exact == b.exact or (bool(a.number) and a.number == b.number and (a.python or b.python))
 
 
 def _number(value: Json) -> str:
@@ -88,7 +88,7 @@ def _number(value: Json) -> str:
 
 
 def _number_of(tensor: torch.Tensor) -> str:
-    """Kind and value of a 0-d tensor, so that it can equal a Python number; else empty."""
+    """The kind and value of a 0-d tensor, as of a Python number; else empty."""
     if tensor.ndim or tensor.is_complex():
         return ""
     if not tensor.is_floating_point():
@@ -102,5 +102,5 @@ def _hash_text(text: str) -> str:
 
 
 def _text(value: Json) -> str:
-    """A value's kind and JSON; `True`, `1` and `1.0` differ, and so do a list and a tuple."""
+    """The type and text of a JSON value: `True`, `1` and `1.0` differ."""
     return f"{type(value).__name__} {value!r}"

@@ -1,4 +1,4 @@
-"""Modules as components: one logical set of tensors by the names of the whole model, however it is wrapped or cut."""
+"""Modules as components: the tensors of a model by their full names, however it is wrapped, sharded or split."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.suggest import hints
 from dcp_runner.common.torch_private import inside_compiled
 
-PLAIN_OBJECT = SharingTraits("a plain object: taken as equal on all ranks, and checked")
+PLAIN_OBJECT = SharingTraits("a plain object: counts as equal on all ranks, which is checked")
+"""Of an object that shows nothing of how it is shared."""
 
 EXTRA = "_extra_state"
-"""Last part of the name under which torch puts what `get_extra_state` returns: any value, and the module's business."""
+"""Ends the name under which torch puts what a module's `get_extra_state` returns, which may be any value."""
 
 
 class ModelState:
-    """A module as a component, under the names of the module inside DistributedDataParallel and torch.compile.
+    """A module as a component, by the names of the module inside DistributedDataParallel and torch.compile.
 
-    A module may have `names_elsewhere`, names that other ranks hold because it is a part of a larger one, and
-    `names_vary_along`, the mesh axes along which it is one.
+    A module that is a part of a model, such as a pipeline stage, has two attributes that say so: `names_elsewhere`, the
+    names in the model that only other ranks hold, and `names_vary_along`, the mesh axes along which it is split.
     """
 
     def __init__(self, module: nn.Module, key: str, topology: Topology) -> None:
@@ -38,11 +39,11 @@ class ModelState:
 
     @property
     def names_elsewhere(self) -> frozenset[str]:
-        """Names of this model that are held by other ranks only."""
+        """The names in this model that only other ranks hold."""
         return frozenset(getattr(self.module, "names_elsewhere", ()))
 
     def names(self) -> dict[int, str]:
-        """id of a parameter -> its name; tied parameters have one."""
+        """id of a parameter -> its name. Tied parameters are one parameter with one name."""
         return {id(parameter): name for name, parameter in self.module.named_parameters()}
 
     def state_dict(self) -> dict[str, Any]:
@@ -52,17 +53,17 @@ class ModelState:
         self.module.load_state_dict(state_dict, strict=False)
 
     def target_layout(self) -> Any:
-        """What a saved state is placed like."""
+        """What to shard a saved state like: the live tensors."""
         return self.module.state_dict()
 
     def accepts(self) -> Callable[[Keys], bool]:
-        """Whether this rank takes the item of a saved state that has these keys."""
+        """Whether this rank loads the item of a saved state with these keys: those of the names that it has."""
         live = self.module.state_dict()
         return lambda keys: len(keys) != 1 or keys[0] in live
 
     @property
     def modules_with_broadcast_buffers(self) -> list[nn.Module]:
-        """The modules whose buffers DistributedDataParallel will take from the first rank, in the next step."""
+        """The modules whose buffers DistributedDataParallel will overwrite with those of rank 0 in the next step."""
         wrappers = (module for module in self.wrapper.modules() if isinstance(module, DistributedDataParallel))
         return [wrapper.module for wrapper in wrappers if wrapper.broadcast_buffers]
 
@@ -76,37 +77,41 @@ class ModelState:
                 continue
             saved = state.get(name, value)
             if isinstance(value, torch.Tensor) and not isinstance(saved, torch.Tensor):
-                found.mismatched.append(f"{name}: {type(saved).__name__} saved, a tensor here")
+                found.mismatched.append(f"{name}: {type(saved).__name__} in the checkpoint, a tensor here")
             elif isinstance(value, torch.Tensor):
                 if value.is_meta:
                     found.mismatched.append(
-                        f"{name}: on the meta device here, where nothing can be loaded; to_empty() first"
+                        f"{name}: on the meta device here, where nothing can be loaded; call to_empty() first"
                     )
                 if saved.shape != value.shape:
-                    found.mismatched.append(f"{name}: shape {tuple(saved.shape)} saved, {tuple(value.shape)} here")
+                    found.mismatched.append(
+                        f"{name}: shape {tuple(saved.shape)} in the checkpoint, {tuple(value.shape)} here"
+                    )
                 if saved.dtype != value.dtype:
-                    found.mismatched.append(f"{name}: dtype {saved.dtype} saved, {value.dtype} here")
+                    found.mismatched.append(f"{name}: dtype {saved.dtype} in the checkpoint, {value.dtype} here")
         return found
 
     def sharing_traits(self) -> SharingTraits:
         topology = self._topology
         if topology.world_size == 1:
             return SharingTraits("one rank holds it", pattern=SharingPattern.GLOBAL)
-        cut = frozenset(axis for ranks in self._cuts() for axis in topology.axes_among(ranks))
-        named = frozenset(getattr(self.module, "names_vary_along", ())) & set(topology.mesh)
-        why = [f"tensors are cut along {', '.join(sorted(cut))} (DTensor)"] if cut else []
-        why += [f"each rank has its own layers along {', '.join(sorted(named))}"] if named else []
-        if not why and isinstance(self.wrapper, DistributedDataParallel):
-            why = ["DistributedDataParallel holds all weights on every rank"]
-        return SharingTraits("; ".join(why), sharded_along=cut, names_vary_along=named) if why else PLAIN_OBJECT
+        sharded = frozenset(axis for ranks in self._shard_groups() for axis in topology.axes_among(ranks))
+        split = frozenset(getattr(self.module, "names_vary_along", ())) & set(topology.mesh)
+        reasons = [f"tensors are sharded along {', '.join(sorted(sharded))} (DTensor)"] if sharded else []
+        reasons += [f"each rank has its own layers along {', '.join(sorted(split))}"] if split else []
+        if not reasons and isinstance(self.wrapper, DistributedDataParallel):
+            reasons = ["DistributedDataParallel holds all weights on every rank"]
+        if not reasons:
+            return PLAIN_OBJECT
+        return SharingTraits("; ".join(reasons), sharded_along=sharded, names_vary_along=split)
 
-    def _cuts(self) -> Iterator[tuple[int, ...]]:
+    def _shard_groups(self) -> Iterator[tuple[int, ...]]:
         tensors = (*self.module.parameters(), *self.module.buffers())
         return (ranks for tensor in tensors if is_dtensor(tensor) for ranks in shard_groups(tensor))
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The user's module inside DistributedDataParallel and torch.compile, whichever is outside."""
+    """The user's module inside DistributedDataParallel and torch.compile, in whichever order they wrap it."""
     while True:
         inner = module.module if isinstance(module, DistributedDataParallel) else inside_compiled(module)
         if not isinstance(inner, nn.Module):

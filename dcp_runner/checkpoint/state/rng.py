@@ -1,4 +1,4 @@
-"""The random generators of a rank as a component: Python, numpy, torch on the CPU, and the rank's own CUDA device."""
+"""The random generators of a rank as a component: those of Python, numpy, torch's CPU and the rank's CUDA device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dcp_runner.checkpoint.sharing import SharingPattern, SharingTraits
 
 
 def seed_all(*parts: int) -> None:
-    """Seed all generators of this process from a tuple of ints, as (seed, step, rank)."""
+    """Seed all generators of this process from some ints, such as (seed, step, rank)."""
     words = np.random.SeedSequence([part % 2**64 for part in parts]).generate_state(4, np.uint64)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]) % 2**32)
@@ -20,7 +20,7 @@ def seed_all(*parts: int) -> None:
 
 
 class RngState:
-    """All generators that training draws from. Each rank has its own; `start_fresh` reseeds from (seed, step, rank)."""
+    """All generators that training draws from, different on each rank; `reset` seeds them from (seed, step, rank)."""
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed

@@ -1,5 +1,6 @@
-"""Values that are stored as one piece of JSON: numbers, text, bytes, dates, paths and their like. A closed table in
-both directions: nothing named in a checkpoint is imported.
+"""Leaves that are stored as JSON: numbers, text, bytes, dates, paths and the like.
+
+A closed table in both directions: nothing that a checkpoint names is imported.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.state.treespec import TAG, Json
 
 EXACT_INT = 2**53
+"""The largest int that every reader of JSON keeps exact."""
 
 
 def encode(value: Any) -> Json:
-    """JSON of a value, with its kind where JSON lacks it.
+    """The JSON of a value, tagged with its kind if JSON has no such type.
 
-    Raises UnsupportedStateError with the type of any other value.
+    Raises UnsupportedStateError, with the type, for a value that is not in the table.
     """
     if type(value) in _BASIC:
         return _BASIC[type(value)](value)
@@ -40,11 +42,11 @@ def encode(value: Any) -> Json:
     try:
         return {TAG: kind.tag, "v": [encode(part) for part in kind.parts(value)]}
     except UnsupportedStateError as error:
-        raise UnsupportedStateError(f"type {type_name(value)} that holds a value of {error}") from error
+        raise UnsupportedStateError(f"type {type_name(value)} with a value of {error}") from error
 
 
 def decode(value: Json) -> Any:
-    """The inverse, for what `knows` says is one. ValueError or RuntimeError: this torch has no such value."""
+    """The inverse, for JSON whose tag `knows` has. Raises ValueError or RuntimeError if this torch lacks the value."""
     if not isinstance(value, dict):
         return value
     if value[TAG] in _DECODERS:
@@ -53,17 +55,17 @@ def decode(value: Json) -> Any:
 
 
 def knows(tag: str) -> bool:
-    """Whether it is the tag of such a value."""
+    """Whether this is the tag of a value in the table."""
     return tag in _DECODERS or tag in _BY_TAG
 
 
 def type_name(value: Any) -> str:
-    """`torch.dtype`."""
+    """The type's full name, such as `torch.dtype`."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def is_text(value: str) -> bool:
-    """Whether JSON can hold it: text without lone surrogates."""
+    """Whether JSON can hold the text: it has no lone surrogates."""
     return value.isascii() or not any(0xD800 <= ord(letter) <= 0xDFFF for letter in value)
 
 
@@ -119,7 +121,7 @@ _DECODERS: dict[str, Callable[[dict[str, Json]], Any]] = {
 
 @dataclass(frozen=True)
 class _Compound:
-    """A kind of value that is stored as the values it is made from."""
+    """A kind of value that is stored as the arguments of its constructor."""
 
     tag: str
     parts: Callable[[Any], Sequence[Any]]
@@ -132,7 +134,7 @@ _OF_TORCH = {str(value): value for value in vars(torch).values() if isinstance(v
 
 def _of_torch(name: str) -> Any:
     if name not in _OF_TORCH:
-        raise ValueError(f"{name} was saved, which this version of torch lacks")
+        raise ValueError(f"the checkpoint has {name}, which this version of torch lacks")
     return _OF_TORCH[name]
 
 

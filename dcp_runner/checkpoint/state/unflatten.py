@@ -1,5 +1,6 @@
-"""Putting a state tree together again from its skeleton. The kinds are a closed table: nothing named in a
-checkpoint is imported.
+"""Unflattens a state: builds it from its tree spec (see treespec.py) and its tensors.
+
+The kinds are a closed table: nothing that a checkpoint names is imported.
 """
 
 from __future__ import annotations
@@ -20,30 +21,32 @@ from dcp_runner.checkpoint.state.treespec import DICTS, FACTORIES, ROOT, TAG, Js
 from dcp_runner.common.torch_private import set_metadata
 
 Tensors = Callable[[str, Any], torch.Tensor]
-"""(name of a stored tensor, live value at its place or None) -> the tensor."""
+"""(name of a stored tensor, live value at its path or None) -> the tensor."""
 
 
-def unflatten(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
-    """Put a state together again.
+def unflatten(spec: Json, tensors: Tensors, live: Any = None) -> Any:
+    """Build a state.
 
-    `live` is the state that is being replaced: an enum's type is taken from the value at the same path, and `tensors`
-    is told the tensor. A namedtuple takes the type of a live one, and is a plain tuple where there is none. Raises
+    `live` is the state that it replaces. The live value at the same path gives an enum its type, and is passed to
+    `tensors` for a tensor. A namedtuple has the type of the live one, and is a plain tuple if there is none. Raises
     MismatchError with the paths of enums that have no live counterpart, of namedtuples whose live counterpart has other
-    fields, and of what this version does not know.
+    fields, and of kinds that this version does not know.
     """
     builder = _Builder(tensors)
-    state = builder.value(skeleton, ROOT, live)
+    state = builder.value(spec, ROOT, live)
     if builder.problems:
         raise MismatchError("; ".join(builder.problems))
     return state
 
 
-def unflatten_for_diff(skeleton: Json, tensors: Tensors, live: Any = None) -> Any:
-    """The same for a comparison: None stands for what cannot be made here, as an enum that has no live counterpart."""
-    return _Builder(tensors).value(skeleton, ROOT, live)
+def unflatten_for_diff(spec: Json, tensors: Tensors, live: Any = None) -> Any:
+    """The same for a comparison: None replaces what cannot be built, such as an enum without a live counterpart."""
+    return _Builder(tensors).value(spec, ROOT, live)
 
 
 class _Builder:
+    """Builds one value after the other, and collects the problems."""
+
     def __init__(self, tensors: Tensors) -> None:
         self.tensors = tensors
         self.problems: list[str] = []
@@ -61,7 +64,7 @@ class _Builder:
         if kind == "tensor":
             return self.tensors(inner if inner is not None else path, live)
         if kind == "ndarray":
-            return arrays.to_array(self.tensors(path, arrays.WHOLE), np.dtype(value["dtype"]))
+            return arrays.to_array(self.tensors(path, arrays.UNSHARDED), np.dtype(value["dtype"]))
         if kind == "enum":
             return self._enum(inner, path, live)
         if kind in ("tuple", "size", "deque", "namedtuple"):
@@ -70,10 +73,10 @@ class _Builder:
             members = [self.value(member, path, None) for member in value["v"]]
             return set(members) if kind == "set" else frozenset(members)
         if kind == "bytesio":
-            return arrays.to_stream(self.tensors(path, arrays.WHOLE))
+            return arrays.to_stream(self.tensors(path, arrays.UNSHARDED))
         if scalars.knows(kind):
             return self._scalar(value, path)
-        self.problems.append(f"{path}: unknown kind {kind!r}; it was written by a newer version")
+        self.problems.append(f"{path}: unknown kind {kind!r}; the checkpoint was written by a newer version")
         return None
 
     def _scalar(self, value: dict[str, Json], path: str) -> Any:
@@ -93,13 +96,15 @@ class _Builder:
             return tuple(items)
         if list(fields_of(live)) != value["fields"]:
             saved, here = ", ".join(value["fields"]), ", ".join(fields_of(live))
-            self.problems.append(f"{path}: a namedtuple of {saved} was saved, and {type(live).__qualname__} has {here}")
+            self.problems.append(
+                f"{path}: a namedtuple of {saved} in the checkpoint, but {type(live).__qualname__} has {here}"
+            )
             return None
         return live._make(items)
 
     def _items(self, items: list[Json], path: str, live: Any) -> list[Any]:
         lives = live if isinstance(live, list | tuple | deque) and len(live) == len(items) else [None] * len(items)
-        return [self.value(item, join_index(path, number), lives[number]) for number, item in enumerate(items)]
+        return [self.value(item, join_index(path, index), lives[index]) for index, item in enumerate(items)]
 
     def _body(self, value: dict[str, Json], path: str, live: Any) -> Any:
         kind, body = value[TAG], value["v"]
@@ -116,17 +121,19 @@ class _Builder:
 
     def _enum(self, inner: Json, path: str, live: Any) -> Any:
         if not isinstance(live, Enum):
-            self.problems.append(f"{path}: an enum was saved here, and the live state has no enum to tell its type")
+            self.problems.append(
+                f"{path}: an enum in the checkpoint, but no enum in the live state that would give its type"
+            )
             return None
         value = self.value(inner, path, None)
         try:
             return type(live)(value)
         except ValueError:
-            self.problems.append(f"{path}: {value!r} was saved, which is no value of {type(live).__qualname__}")
+            self.problems.append(f"{path}: {value!r} in the checkpoint is not a value of {type(live).__qualname__}")
             return None
 
     def _pairs(self, body: Json, path: str) -> Iterator[tuple[Any, Json]]:
-        """Keys and items of a stored dict."""
+        """The keys and items of a stored dict."""
         if isinstance(body, dict):
             yield from body.items()
         else:

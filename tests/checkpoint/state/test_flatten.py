@@ -1,8 +1,7 @@
-"""States as torch and users make them come back bit for bit, through real files."""
+"""States of torch and of users come back bit for bit through real files, or are refused with path and type."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import random
@@ -17,7 +16,7 @@ from fractions import Fraction
 from io import BytesIO
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -30,11 +29,7 @@ from solo import Box, alone, bits, boxed, round_trip, stored_names, visible
 from torch import nn
 
 from dcp_runner import CheckpointError, StateComponent
-from dcp_runner.checkpoint.errors import MismatchError
-from dcp_runner.checkpoint.files.tensor_file import BYTES_ONLY, CODES
 from dcp_runner.checkpoint.state.flatten import MAX_DEPTH
-from dcp_runner.checkpoint.state.rng import RngState, seed_all
-from dcp_runner.checkpoint.state.unflatten import unflatten
 
 
 class Colour(Enum):
@@ -339,42 +334,6 @@ def test_states_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert is_like(round_trip(tmp_path, STATES[name]), STATES[name])
 
 
-@pytest.mark.parametrize("name", [*CODES, *BYTES_ONLY])
-def test_every_dtype_comes_back_with_every_bit(name: str, tmp_path: Path) -> None:
-    dtype = getattr(torch, name)
-    raw = (torch.arange(512) % (2 if dtype is torch.bool else 256)).to(torch.uint8)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # complex32 is experimental
-        values = raw.view(dtype)
-        state = {"1-d": values, "2-d": values.reshape(2, -1), "0-d": values[5], "one": values[5:6], "empty": values[:0]}
-        if dtype is not torch.float4_e2m1fn_x2:
-            state["transposed"] = values.reshape(2, -1).t()
-        assert is_like(round_trip(tmp_path, state), state)
-
-
-TENSOR_DTYPES = sorted(
-    {one for one in vars(torch).values() if isinstance(one, torch.dtype) and "torch.q" not in str(one)}, key=str
-)
-
-
-@pytest.mark.parametrize("dtype", TENSOR_DTYPES, ids=str)
-def test_a_dtype_of_torch_is_either_stored_or_refused_by_name(dtype: torch.dtype, tmp_path: Path) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # complex32 is experimental
-        tensor = torch.empty(2, dtype=dtype)
-    if str(dtype).removeprefix("torch.") in {*CODES, *BYTES_ONLY}:
-        assert is_like(round_trip(tmp_path, {"x": tensor}), {"x": tensor})
-    else:
-        with pytest.raises(CheckpointError, match=f"x: tensor of dtype {dtype}"):
-            round_trip(tmp_path, {"x": tensor})
-
-
-def test_arrays_come_back_writable_and_own_their_data(tmp_path: Path) -> None:
-    found = round_trip(tmp_path, {"a": read_only(np.arange(3)), "t": read_only(np.array(["2020"], "M8[Y]"))})
-    found["a"][0], found["t"][0] = 5, np.datetime64("2021")
-    assert found["a"][0] == 5 and str(found["t"][0]) == "2021"
-
-
 def test_tied_tensors_are_stored_once_and_tied_again(tmp_path: Path) -> None:
     weight = torch.arange(6.0).reshape(2, 3)
     state = {
@@ -414,79 +373,6 @@ def test_a_tied_model_is_tied_again_and_trains_on(tmp_path: Path) -> None:
     assert loaded[1].weight is loaded[0].weight and is_like(loaded.state_dict(), saved.state_dict())
 
 
-ENUMS = {
-    "c": Colour.RED,
-    "s": Colour.BLUE,
-    "t": Colour.BOTH,
-    "i": Level.HIGH,
-    "w": Word.YES,
-    "f": Bit.A | Bit.B,
-    "in": [(Colour.RED,)],
-}
-
-
-class TestEnums:
-    def test_the_type_is_that_of_the_live_state(self, tmp_path: Path) -> None:
-        live = {
-            "c": Colour.BLUE,
-            "s": Colour.BOTH,
-            "t": Colour.RED,
-            "i": Level.LOW,
-            "w": Word.YES,
-            "f": Bit.A,
-            "in": [(Colour.BLUE,)],
-        }
-        assert is_like(round_trip(tmp_path, ENUMS, live), ENUMS)
-
-    @pytest.mark.parametrize("live", [None, {}, {name: 0 for name in ENUMS}, {"in": [(Colour.RED,), 2]}])
-    def test_without_one_the_error_names_all_paths(self, live: Any, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError) as failure:
-            round_trip(tmp_path, ENUMS, live)
-        assert failure.value.types == {"MismatchError"}
-        assert all(
-            f"{path}: an enum was saved here" in str(failure.value) for path in ("c", "s", "t", "i", "w", "f", "in/0/0")
-        )
-
-    def test_a_value_that_the_live_type_lacks_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="a: 1 was saved, which is no value of Word") as failure:
-            round_trip(tmp_path, {"a": Level.LOW}, {"a": Word.YES})
-        assert failure.value.types == {"MismatchError"}
-
-
-class TestNamedTuples:
-    """A type is never found by a stored name: it is that of the live value, or a plain tuple."""
-
-    STATE: ClassVar = {
-        "best": Best(3, torch.ones(2)),
-        "history": [Best(1, 0.5), Best(2, Best(3, -0.0))],
-        "d": deque([Best(1, 1)]),
-    }
-
-    def test_the_type_is_that_of_the_live_state(self, tmp_path: Path) -> None:
-        other = Best(0, 0)
-        live = {"best": other, "history": [other, Best(0, other)], "d": deque([other])}
-        assert is_like(round_trip(tmp_path, self.STATE, live), self.STATE)
-
-    @pytest.mark.parametrize(
-        "live", [None, {"best": None, "history": [], "d": deque()}, {"best": (0, 0), "d": [(1, 1)]}]
-    )
-    def test_without_one_they_are_tuples(self, live: Any, tmp_path: Path) -> None:
-        plain = {"best": (3, torch.ones(2)), "history": [(1, 0.5), (2, (3, -0.0))], "d": deque([(1, 1)])}
-        assert is_like(round_trip(tmp_path, self.STATE, live), plain)
-
-    def test_a_live_type_of_other_fields_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(
-            CheckpointError, match="best: a namedtuple of step, loss was saved, and Swapped has loss, step"
-        ):
-            round_trip(tmp_path, self.STATE, {"best": Swapped(0, 0)})
-
-    def test_as_a_key_it_is_found_again(self, tmp_path: Path) -> None:
-        assert round_trip(tmp_path, {Best(1, 2): 3})[Best(1, 2)] == 3
-
-    def test_a_tuple_stays_one(self, tmp_path: Path) -> None:
-        assert is_like(round_trip(tmp_path, {"a": (1, 2)}, {"a": Best(0, 0)}), {"a": (1, 2)})
-
-
 def test_equal_sets_are_equal_bytes(tmp_path: Path) -> None:
     """The order of a set is that of its hashes and of its history, so it differs between ranks and starts."""
     one, other = (frozenset(members) for members in ([0, 8, "a"], [8, 0, "a"]))
@@ -497,33 +383,6 @@ def test_equal_sets_are_equal_bytes(tmp_path: Path) -> None:
         boxed(tmp_path / str(number), state)[1].save(1)
         found.append((tmp_path / str(number) / "checkpoint-1" / "box.safetensors").read_bytes())
     assert found[0] == found[1]
-
-
-@pytest.mark.parametrize(
-    ("stored", "why"),
-    [
-        ({"$": "hologram", "v": 1}, "unknown kind 'hologram'; it was written by a newer version"),
-        ({"$": "torch", "v": ["torch.float3"]}, "torch.float3 was saved, which this version of torch lacks"),
-        ({"$": "device", "v": ["hologram:1"]}, "hologram"),
-    ],
-)
-@pytest.mark.parametrize("where", ["item", "key", "member"])
-def test_what_this_version_does_not_know_is_named(stored: Any, why: str, where: str) -> None:
-    skeleton = {
-        "item": {"x": stored},
-        "key": {"x": {"$": "dict", "v": [[{"$": "tuple", "v": [stored]}, 1]]}},
-        "member": {"x": {"$": "set", "v": [1, stored]}},
-    }
-    with pytest.raises(MismatchError, match=why) as failure:
-        unflatten(json.loads(json.dumps(skeleton[where])), lambda name, live: torch.empty(0))
-    assert str(failure.value).startswith("x")
-
-
-def test_a_stream_comes_back_at_its_beginning(tmp_path: Path) -> None:
-    stream = BytesIO(b"abc")
-    stream.read()
-    found = round_trip(tmp_path, {"s": stream})["s"]
-    assert found.read() == b"abc" and stream.tell() == 3
 
 
 def test_live_states_of_torch(tmp_path: Path) -> None:
@@ -539,25 +398,6 @@ def test_live_states_of_torch(tmp_path: Path) -> None:
         "torch": torch.get_rng_state(),
     }
     assert is_like(round_trip(tmp_path, state), state)
-
-
-def test_generators_draw_on_where_they_stood(tmp_path: Path) -> None:
-    def draws() -> list[float]:
-        return [random.random(), random.gauss(0, 1), float(np.random.standard_normal()), *torch.randn(3).tolist()]
-
-    coordinator = alone(tmp_path, StateComponent("rng", RngState(seed=3), on_missing_copy="fresh"))
-    seed_all(7)
-    random.gauss(0, 1)
-    np.random.standard_normal()  # both keep a second number for the next call
-    coordinator.save(1)
-    expected = draws()
-    seed_all(8)
-    coordinator.load(1)
-    assert draws() == expected
-    coordinator.load(1, fresh=["rng"])
-    reseeded = draws()
-    seed_all(3, 1, 0)
-    assert reseeded == draws() != expected
 
 
 # -- hypothesis --------------------------------------------------------------------------------------------------------
@@ -668,21 +508,21 @@ def nested() -> torch.Tensor:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "object": (Opaque(), "test_states.Opaque"),
+    "object": (Opaque(), "test_flatten.Opaque"),
     "set": ({1, Opaque}, "member of a set"),
     "set of enums": ({Level.LOW}, "Level.LOW"),
     "set of tensors": ({torch.ones(1)}, "tensor([1.])"),
     "frozenset": (frozenset({(Colour.RED,)}), "Colour.RED"),
-    "slice": (slice(Opaque()), "builtins.slice that holds a value of type test_states.Opaque"),
+    "slice": (slice(Opaque()), "builtins.slice with a value of type test_flatten.Opaque"),
     "time zone": (
         datetime(2026, 1, 1, tzinfo=ZoneInfo("UTC")),
-        "datetime.datetime that holds a value of type zoneinfo",
+        "datetime.datetime with a value of type zoneinfo",
     ),
     "closed": (closed(), "closed io.BytesIO"),
     "function": (len, "builtin_function_or_method"),
     "class": (Opaque, "builtins.type"),
     "result of torch": (torch.ones(1).max(0), "torch.return_types.max"),
-    "tuple kind": (Pair((1,)), "test_states.Pair"),
+    "tuple kind": (Pair((1,)), "test_flatten.Pair"),
     "sparse": (torch.eye(2).to_sparse(), "torch.sparse_coo"),
     "quantized": (quantized(), "torch.qint8"),
     "nested tensor": (nested(), "nested tensor"),
@@ -690,10 +530,10 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "sub-byte signed": (torch.empty(2, dtype=torch.int3), "torch.int3"),
     "opaque bits": (torch.empty(2, dtype=torch.bits8), "torch.bits8"),
     "meta": (torch.empty(2, device="meta"), "meta device"),
-    "tensor kind": (torch.ones(2).as_subclass(Named), "test_states.Named"),
+    "tensor kind": (torch.ones(2).as_subclass(Named), "test_flatten.Named"),
     "loop": (itself(), "contains itself"),
     "factory": (defaultdict(lambda: 1), "defaultdict of <function"),
-    "own factory": (defaultdict(Opaque), "defaultdict of <class 'test_states.Opaque'>"),
+    "own factory": (defaultdict(Opaque), "defaultdict of <class 'test_flatten.Opaque'>"),
     "longdouble": (np.longdouble(1), "float128" if np.longdouble(0).itemsize == 16 else "float96"),
     "longdouble array": (np.zeros(1, np.longdouble), "numpy array of dtype"),
     "clongdouble": (np.clongdouble(1), "numpy scalar of dtype"),
@@ -725,7 +565,7 @@ def test_what_cannot_be_stored_is_refused_all_at_once_and_leaves_nothing(tmp_pat
     lines = str(failure.value).replace("cannot be stored: ", "; ").split("; ")
     for name, (_, why) in REFUSED.items():
         assert any(line.startswith((f"{name}:", f"{name}/")) and why in line for line in lines), (name, why)
-    assert "in/a/1/b: type test_states.Opaque" in str(failure.value) and "component 'two'" in str(failure.value)
+    assert "in/a/1/b: type test_flatten.Opaque" in str(failure.value) and "component 'two'" in str(failure.value)
     assert "fine" not in str(failure.value)
     assert visible(tmp_path) == []
 

@@ -1,12 +1,15 @@
-"""Laws of copies, and the topology as torchrun, srun or nobody tell it."""
+"""Laws of copies, and the topology in a process that torchrun, srun or neither has started."""
 
 from __future__ import annotations
 
+import json
 from itertools import combinations
 from math import prod
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -206,3 +209,33 @@ def test_contradictions_in_the_environment_are_refused(env: dict[str, str], axes
 def test_contradictions_by_hand_are_refused(axes: Any, nodes: Any, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Topology(4, axes, nodes)
+
+
+def test_any_integers_make_a_topology() -> None:
+    """A world size from numpy or torch, and nodes from an array, are plain integers in the manifest."""
+    topology = Topology(
+        np.int64(4),
+        {"pp": np.int32(2), "dp": torch.tensor(2)},
+        np.arange(4).reshape(2, 2),  # type: ignore[arg-type]
+    )
+    plain = Topology(4, {"pp": 2, "dp": 2}, [[0, 1], [2, 3]])
+    assert topology == plain and repr(topology) == repr(plain)
+    assert (
+        json.dumps([topology.world_size, topology.mesh, topology.nodes]) == '[4, {"pp": 2, "dp": 2}, [[0, 1], [2, 3]]]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (("4",), TypeError, "world_size must be an integer, not '4'"),
+        ((4.0,), TypeError, "world_size must be an integer, not 4.0"),
+        ((4, {"dp": None}), TypeError, "axis 'dp' must be an integer, not None"),
+        ((2, None, [["a", "b"]]), TypeError, "a rank in nodes must be an integer, not 'a'"),
+        ((0,), ValueError, "world_size must be at least 1, not 0"),
+    ],
+)
+def test_other_arguments_are_refused_in_one_line(arguments: Any, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words) as failure:
+        Topology(*arguments)
+    assert "\n" not in str(failure.value)

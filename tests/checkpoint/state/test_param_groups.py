@@ -1,4 +1,4 @@
-"""Parameters that join an optimizer after its beginning, in a loop of one's own."""
+"""Parameters and groups that are added to an optimizer later, in a training loop of one's own."""
 
 from __future__ import annotations
 
