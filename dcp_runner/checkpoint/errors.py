@@ -5,6 +5,7 @@ CheckpointError                 what every living rank raises, with the same tex
 UnsupportedStateError(TypeError)      a state holds something that the format has no place for
 IntegrityError(ValueError)      bytes on disk are not those that were written
 FileAccessError(OSError)        a file cannot be read or written, for a reason that says nothing about its bytes
+MissingCheckpointError(FileAccessError) a checkpoint is not there, or was deleted while it was being read
 NewerFormatError(RuntimeError)  a checkpoint was written by a newer version
 MismatchError(ValueError)       a checkpoint does not fit the live objects
 ReplicaMismatchError(ValueError)       holders of one copy hold different values
@@ -19,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from dcp_runner.common.errors import FileAccessError
 from dcp_runner.common.ranks import rank_text
 
 
@@ -28,6 +30,10 @@ class UnsupportedStateError(TypeError):
 
 class IntegrityError(ValueError):
     """A file of a checkpoint is missing, truncated or altered."""
+
+
+class MissingCheckpointError(FileAccessError, FileNotFoundError):
+    """A checkpoint is not there, or was deleted while it was being read."""
 
 
 class NewerFormatError(RuntimeError):

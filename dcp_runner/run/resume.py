@@ -75,14 +75,21 @@ def _newest_sound(
     damaged one is passed over with a warning; any other error stands, as that of a file that cannot be read.
     """
     damaged: dict[int, str] = {}
+    deleted = False
     for step in reversed(steps):
         try:
             return coordinator.load(step, skip=wish.skip, fresh=wish.fresh), damaged
         except CheckpointError as error:
+            if error.types == {"MissingCheckpointError"}:
+                log.info("SKIPPED checkpoint-%d, which another process has deleted meanwhile", step)
+                deleted = True
+                continue
             if error.types != {"IntegrityError"}:
                 raise
             log.warning("SKIPPED checkpoint-%d, which is damaged: %s", step, error.reasons)
             damaged[step] = error.reasons
+    if deleted:  # by a run that goes on, so there may be newer ones
+        return _newest_sound(wish, coordinator, coordinator.steps())
     if damaged:
         raise ResumeError(
             f"every checkpoint in {coordinator.storage.root} is damaged; resume=never starts anew in another folder"
@@ -101,4 +108,4 @@ def checkpoint_in(folder: Path) -> Path:
             f"resume={folder}: no such folder; "
             "expected a run folder, a checkpoint-N, a step, latest, best, auto, must or never"
         )
-    return resolve_checkpoint(Storage(root), "latest", "", "min")
+    return resolve_checkpoint(Storage(root), "latest")

@@ -172,7 +172,7 @@ def tell_start(
     text += f" (config {manifest.config} -> {run.config_hash}, {before} -> {now})"
     components = [(row.component, row.saved, row.here, row.action) for row in loaded.rows]
     text += "\n" + as_text(table(("component", "as saved", "as loaded", "what was done"), components))
-    text += changed_keys(loaded, run, overridden) + "".join(f"\n{line}" for line in loaded.notes)
+    text += changed_keys(loaded, run, overridden) + "".join(f"\n{line}" for line in loaded.accepted)
     report.event(loaded.step, "resumed", text, source=str(loaded.path))
 
 

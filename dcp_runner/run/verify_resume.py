@@ -7,14 +7,14 @@ checkpoint on. Then every loss, gradient norm and evaluation is compared, and al
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
 from dcp_runner.checkpoint.config import KeepConfig
-from dcp_runner.checkpoint.files.integrity import check_whole, open_copy
+from dcp_runner.checkpoint.files.integrity import valid_checkpoint
+from dcp_runner.checkpoint.files.opened import OpenedCheckpoint
 from dcp_runner.common.metrics_file import read_metrics
 from dcp_runner.config.schema import RunConfig
 
@@ -72,25 +72,25 @@ def _lines(run_dir: Path, after: int) -> list[dict[str, Any]]:
 
 def _checkpoints(whole: Path, resumed: Path, step: int) -> Iterator[str]:
     """What the last checkpoints hold differently, by component."""
-    with ExitStack() as stack:
-        one, other = (_contents(run_dir / "checkpoints" / f"checkpoint-{step}", stack) for run_dir in (whole, resumed))
-        for component in sorted({name for name, _ in one.keys() | other.keys()}):
-            places = sorted(key for key in one.keys() | other.keys() if key[0] == component)
-            differing = [place for place in places if one.get(place) != other.get(place)]
-            if differing:
-                shown = ", ".join(name for _, name in differing[:TOLD])
-                yield f"in the last checkpoint: {component} at {len(differing)} of {len(places)} places: {shown}"
+    one, other = (_contents(run_dir / "checkpoints" / f"checkpoint-{step}") for run_dir in (whole, resumed))
+    for component in sorted({name for name, _ in one.keys() | other.keys()}):
+        places = sorted(key for key in one.keys() | other.keys() if key[0] == component)
+        differing = [place for place in places if one.get(place) != other.get(place)]
+        if differing:
+            shown = ", ".join(name for _, name in differing[:TOLD])
+            yield f"in the last checkpoint: {component} at {len(differing)} of {len(places)} places: {shown}"
 
 
-def _contents(folder: Path, stack: ExitStack) -> dict[tuple[str, str], Any]:
+def _contents(folder: Path) -> dict[tuple[str, str], Any]:
     """(component, tensor or file's other content) -> something that is equal where the bits are."""
-    manifest = check_whole(folder).manifest
+    manifest = valid_checkpoint(folder).manifest
     found: dict[tuple[str, str], Any] = {}
-    for key, record in manifest.components.items():
-        for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):
-            for file in open_copy(folder, manifest, files, stack):
-                if "tree" in file.about:
-                    found[key, f"what is no tensor ({copy})"] = file.about["tree"]
-                for name, stored in file.tensors.items():
-                    found[key, f"{name} ({copy})"] = (stored.dtype, stored.box, stored.blocks)
+    with OpenedCheckpoint(folder, manifest) as checkpoint:
+        for key, record in manifest.components.items():
+            for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):
+                for file in checkpoint.open(files):
+                    if "tree" in file.about:
+                        found[key, f"what is no tensor ({copy})"] = file.about["tree"]
+                    for name, stored in file.tensors.items():
+                        found[key, f"{name} ({copy})"] = (stored.dtype, stored.box, stored.blocks)
     return found

@@ -72,7 +72,7 @@ def test_all_that_does_not_fit_is_told_at_once_with_near_names(tmp_path: Path) -
 def test_not_strict_tolerates_and_reports_what_is_missing_or_unexpected(tmp_path: Path) -> None:
     saved, live = bags(wrong=False)
     report = load_model(tmp_path, saved, live, strict=False)
-    assert len(report.notes) == 6 and all(any(name in note for note in report.notes) for name in (*SAVED, *LIVE))
+    assert len(report.accepted) == 6 and all(any(name in note for note in report.accepted) for name in (*SAVED, *LIVE))
     assert bits(live.same) == bits(saved.same) and not live.encoder_in.any(), "what is missing stays as it is"
 
 
@@ -306,7 +306,7 @@ def test_other_parameters_are_named_with_near_ones(strict: bool, tmp_path: Path)
             coordinator.load(1)
         told = str(failure.value)
     else:
-        told = "\n".join(coordinator.load(1, strict=False).notes)
+        told = "\n".join(coordinator.load(1, strict=False).accepted)
         assert list(second.state) == [live.b]
     for component in ("model", "optimizer"):
         assert f"{component}: missing in the checkpoint: a_weigth (near: a_weight)" in told

@@ -288,7 +288,7 @@ def test_what_differs_by_right_is_saved(name: str, apart: dict[str, list[Ended]]
         ("stages per_group:pp", "so the rest would be lost. Declare per_group:dp"),
         (
             "kept replicated",
-            "a DTensor cut along fsdp, so it cannot be shared as replicated; declare sharing.model=per_rank",
+            "a DTensor that is sharded along fsdp, so it cannot be shared as replicated; declare sharing.model=per_rank",
         ),
     ],
 )
