@@ -1,4 +1,4 @@
-"""The coordinator: saves and loads the components of a run in one folder, all ranks or none."""
+"""The coordinator: saves and loads the components of a run in one checkpoint root, on all ranks or on none."""
 
 from __future__ import annotations
 
@@ -6,46 +6,44 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dcp_runner.checkpoint.bind import bind
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Check, Validation
-from dcp_runner.checkpoint.files.catalog import valid_checkpoints
-from dcp_runner.checkpoint.files.integrity import check_files, check_whole, parse_manifest
+from dcp_runner.checkpoint.files.access import DeletionGuard
+from dcp_runner.checkpoint.files.catalog import BEST_BY, BestBy, valid_checkpoints
+from dcp_runner.checkpoint.files.integrity import check_files, parse_manifest, valid_checkpoint
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest
 from dcp_runner.checkpoint.files.ownership import Identify, Identity, Owner, owner_of
 from dcp_runner.checkpoint.files.saved_metrics import SavedMetrics, retired_to_delete
 from dcp_runner.checkpoint.files.storage import Storage
-from dcp_runner.checkpoint.loading.load import LoadReport, chosen, load
+from dcp_runner.checkpoint.loading.load import LoadReport, found_checkpoint, load
+from dcp_runner.checkpoint.loading.request import LoadRequest
 from dcp_runner.checkpoint.saving.rehearse import rehearse
-from dcp_runner.checkpoint.saving.save import AddFiles, save
+from dcp_runner.checkpoint.saving.request import AddFiles, SaveRequest
+from dcp_runner.checkpoint.saving.save import save
 from dcp_runner.checkpoint.saving.verify_holders import verify_declared
 from dcp_runner.checkpoint.sync.comm import Comm, connect
 from dcp_runner.checkpoint.topology import Topology
 
 
 class CheckpointCoordinator:
-    """Saves and loads components among the ranks of a topology.
+    """Saves and loads the components of a run among the ranks of a topology.
 
         topology = Topology.from_env(pp=2, dp=2)
-        coordinator = CheckpointCoordinator(components, topology, "runs/a/checkpoints", validation="tensor")
-        coordinator.load("latest")
+        coordinator = CheckpointCoordinator(components, topology, "runs/a/checkpoints")
+        if coordinator.steps():
+            coordinator.load("latest")
         coordinator.save(500, metrics={"eval_loss": 2.7})
 
-    Every method is called by all ranks, in the same order, from one thread. With more than one rank the default
-    process group must be initialised; the coordinator takes its store, and makes a gloo group of its own.
+    Every method is collective: all ranks call it, in the same order, each from one thread. Where any rank fails, all
+    living ranks raise the same CheckpointError. With more than one rank the default process group must be initialised;
+    the coordinator uses its store, and makes a gloo group of its own.
 
-    One coordinator at a time writes to a folder. Its first save (or `delete`, or `go_back`) claims it, which is refused
-    while another process of this host that has done so is alive; an earlier claimant elsewhere, or in this process,
+    One coordinator at a time writes to a checkpoint root. The first call that writes claims the root (`claim`), which
+    fails while another living process of this host holds it; an earlier owner on another host, or in this process,
     writes nothing from then on. A coordinator that only loads, lists and verifies writes nothing at all.
-
-    `validation` is the level at which the holders of a copy are compared, `validation_for` overrides it by
-    component; `check` says whether a load checks all files (shared out) or those that are read; `timeout_s` bounds
-    the silence of a rank in any phase; `attempt` tells this start of the run from others (default: random); `best`
-    is the metric and direction of `load("best")`; `config` is the hash of the run's configuration, for the
-    manifest. Raises ValueError for components that cannot be saved so, and CheckpointError from every method where
-    any rank fails.
     """
 
     def __init__(
@@ -59,11 +57,29 @@ class CheckpointCoordinator:
         check: Check | str = Check.all,
         timeout_s: float = 600.0,
         attempt: int | str | None = None,
-        best: tuple[str, Literal["min", "max"]] = ("eval_loss", "min"),
+        best: BestBy = BEST_BY,
         config: str = "",
         comm: Comm | None = None,
         storage: Storage | None = None,
     ) -> None:
+        """Bind the components to the topology, and make sure that all ranks have declared the same.
+
+        Args:
+            components: what is saved and loaded; their order and declarations are the same on every rank.
+            topology: the ranks and their mesh axes.
+            directory: the checkpoint root, the same folder for all ranks; the first save makes it.
+            validation: how the ranks that hold one copy are compared before a save: none, quick, tensor or full.
+            validation_for: overrides `validation` for single components, by key.
+            check: which files a load compares with their digests: all (divided among the ranks), or those it reads.
+            timeout_s: how long the other ranks wait for a silent one, in any phase of a save or load.
+            attempt: distinguishes this start of the run from others in the root; random by default.
+            best: the metric, and whether `min` or `max` of it is best, for `load("best")`.
+            config: hash of the run's configuration, for the manifest.
+            comm: how the ranks communicate; by default over the default process group's store.
+            storage: the checkpoint root; by default `directory` on a file system.
+
+        Raises CheckpointError for components that cannot be saved as declared, with all that is wrong with them.
+        """
         self.topology = topology
         self.storage = storage or Storage(Path(directory))
         self.comm = comm or connect(topology.world_size, timeout_s)
@@ -71,74 +87,39 @@ class CheckpointCoordinator:
             "open", lambda: bind(components, topology, self.comm.rank, validation, validation_for)
         )
         verify_declared(self.bound, topology, self.comm)
+        self.origin: Mapping[str, Any] = {}
+        """What every manifest says of the run beside its configuration; the same on every rank."""
         self._check = Check(check)
         self._best = best
         self._config = config
-        self._scores = SavedMetrics(self.storage)
-        self.origin: Mapping[str, Any] = {}
-        """What every manifest tells of the run beside its configuration; the same on every rank."""
+        self._saved_metrics = SavedMetrics(self.storage)
 
-        def look() -> list[Any]:
+        def look() -> Sequence[Any]:
             return [str(attempt or uuid.uuid4().hex[:8]), owner_of(self.storage.root).number]
 
         self.attempt: str
-        self._seen: int
-        self.attempt, self._seen = self.comm.on_rank_0("open", look)
-
-    def check_visible(self, writable: bool = False) -> None:
-        """Whether all ranks see the checkpoints that rank 0 sees (and may write beside them); writes nothing.
-
-        The CheckpointError of a rank that does not names its host.
-        """
-        names: list[str] = self.comm.on_rank_0("storage", self.storage.names)
-        self.comm.agree("storage", lambda: self.storage.see(names, writable))
-
-    def claim(self, identify: Identify = lambda found: found) -> Identity:
-        """Claim the folder, unless this coordinator has it; the run that it belongs to. A run does so before it trains.
-
-        `identify` is called on rank 0 with the identity that the folder has. Raises CheckpointError where it raises,
-        where another process of this host that has the folder is alive, and where a rank cannot write there.
-        """
-        if self.storage.owner is None:
-            made = self.comm.on_rank_0("claim", lambda: asdict(self.storage.claim(self.attempt, identify, self._seen)))
-            self.check_visible(writable=True)
-            self.storage.owner = Owner(**{**made, "identity": Identity(**made["identity"])})
-        return self.storage.owner.identity
-
-    def release(self) -> None:
-        """Give the folder up: another process may claim it, and the next save here claims it anew."""
-        if self.comm.rank == 0:
-            self.storage.release()
-        self.storage.owner = None
-
-    def rehearse(self) -> None:
-        """Everything that a save checks, but for the bytes of the tensors: whether all states can be stored, and what
-        is no tensor is equal where it is declared so. Nothing is written, no random number drawn.
-
-        For the beginning of a training, and once more after its first step, when optimizers have made their state.
-        Raises the CheckpointError of the save that would fail.
-        """
-        rehearse(self.bound, self.comm)
+        self._last_claim: int
+        self.attempt, self._last_claim = self.comm.on_rank_0("open", look)
 
     def save(self, step: int, metrics: Mapping[str, float] | None = None, *, add_files: AddFiles | None = None) -> Path:
-        """Write `checkpoint-<step>`; its path, on every rank. An existing one of that step is never overwritten.
+        """Write `checkpoint-<step>`; its path, on every rank. A committed checkpoint is never overwritten.
 
-        `add_files(folder)` is called on rank 0 before anything of ours is written. The files that it writes into the
-        folder are listed and digested like ours; where it raises, or takes a name of ours, nothing is committed.
+        `metrics` are numbers by name, for the manifest. `add_files(folder)` is called on rank 0 before anything else is
+        written: the files that it writes into the folder become part of the checkpoint, with digests like all others.
+        If it raises, or uses the name of a file of a component, nothing is committed.
         """
         self.claim()
-        return save(
-            self.bound,
-            self.topology,
-            self.comm,
-            self.storage,
-            step=step,
-            attempt=self.attempt,
-            metrics=metrics or {},
-            config=self._config,
-            origin=self.origin,
-            add_files=add_files,
-        )
+        request = SaveRequest(step, self.attempt, metrics or {}, self._config, self.origin, add_files)
+        return save(self.bound, self.topology, self.comm, self.storage, request)
+
+    def rehearse(self) -> None:
+        """Check everything that a save checks, except the bytes of tensors: that all states can be stored, and that
+        everything but tensors is equal where it is declared so. Nothing is written, and no random number is drawn.
+
+        Call it before training, and again after the first step, when optimizers have made their state. Raises the
+        CheckpointError of the save that would fail.
+        """
+        rehearse(self.bound, self.comm)
 
     def load(
         self,
@@ -148,35 +129,72 @@ class CheckpointCoordinator:
         skip: Collection[str] = (),
         fresh: Collection[str] = (),
     ) -> LoadReport:
-        """Load `latest`, `best`, a step or the path of a checkpoint; never falls back to another one.
+        """Load `latest`, `best`, a step, or the path of a checkpoint; never another one in its place.
 
-        `strict=False` tolerates what is missing or unexpected, but no wrong shape or dtype. Components in `skip`
-        stay as they are; those in `fresh` start afresh, as if the checkpoint had no copy for them.
+        No object is changed before every rank has read and checked everything. `strict=False` tolerates missing and
+        unexpected entries, but no wrong shape or dtype. Components in `skip` stay as they are; those in `fresh` are
+        reset, as if the checkpoint had no copy for them.
         """
-        return load(
-            self.bound,
-            self.comm,
-            self.storage,
-            which,
-            best=self._best,
-            strict=strict,
-            skip=skip,
-            fresh=fresh,
-            check=self._check,
-        )
+        request = LoadRequest(which, self._best, strict, skip, fresh, self._check)
+        return load(self.bound, self.comm, self.storage, request)
+
+    def latest(self) -> Path | None:
+        """The checkpoint of the highest committed step, or None where there is none.
+
+        Raises CheckpointError where it is damaged or cannot be read; the message names the next valid one.
+        """
+        if not self.steps():
+            return None
+        with found_checkpoint(self.comm, self.storage, LoadRequest("latest", self._best)) as (folder, *_):
+            return folder
 
     def steps(self) -> Sequence[int]:
-        """Steps of all folders named as committed checkpoints, whole or not, ascending."""
+        """Steps of all committed checkpoints, ascending, whether valid or not."""
         steps: Sequence[int] = self.comm.on_rank_0("list", self.storage.steps)
         return steps
 
+    def metrics(self) -> dict[int, Mapping[str, float]]:
+        """The metrics of the valid checkpoints by step, ascending. A manifest is read only once."""
+        found = self.comm.on_rank_0("list", lambda: [*self._saved_metrics().items()])
+        return {step: metrics for step, metrics in found}
+
+    def verify(self, path: str | Path) -> CheckpointManifest:
+        """Read every byte of a checkpoint, divided among the ranks, and compare it with the digests; its manifest.
+
+        A file that the manifest does not list is an error too, where a load only logs it.
+        """
+        folder = Path(path)
+
+        def find() -> Sequence[Any]:
+            valid = valid_checkpoint(folder)
+            return [valid.data.decode(), sorted([*valid.manifest.files, *valid.unlisted])]
+
+        guard = DeletionGuard(folder)
+        text, names = self.comm.on_rank_0("verify", find)
+        manifest = parse_manifest(text.encode())
+
+        def check_own() -> None:
+            with guard:
+                check_files(folder, manifest, names[self.comm.rank :: self.comm.world_size])
+
+        self.comm.agree("verify", check_own)
+        return manifest
+
     def delete(self, steps: Sequence[int]) -> Sequence[int]:
-        """Remove these checkpoints; their steps. `steps` must be the same on every rank."""
+        """Delete these checkpoints; their steps. `steps` must be the same on every rank."""
         self._remove([self.storage.path(step) for step in steps])
         return steps
 
+    def retire_after(self, step: int) -> Sequence[int]:
+        """Rename every checkpoint above `step` to `retired-...`, so that an abandoned branch is never the latest again;
+        their steps.
+        """
+        self.claim()
+        retired: Sequence[int] = self.comm.on_rank_0("retire", lambda: self.storage.retire_after(step))
+        return retired
+
     def delete_retired(self, keep: int) -> Sequence[str]:
-        """Remove retired checkpoints but so many of those saved last; their names."""
+        """Delete all retired checkpoints except the `keep` ones saved last; their names."""
         names: Sequence[str] = self.comm.on_rank_0("list", lambda: retired_to_delete(self.storage, keep))
         self._remove([self.storage.root / name for name in names])
         return names
@@ -190,48 +208,39 @@ class CheckpointCoordinator:
             self.claim()
             self.comm.on_rank_0("delete", remove)
 
-    def verify(self, path: str | Path) -> CheckpointManifest:
-        """Read every byte of a checkpoint, shared out between the ranks, and compare with the digests. A file that the
-        manifest does not list is an error too, where a load only logs it.
+    def check_visible(self, writable: bool = False) -> None:
+        """Check that all ranks see the checkpoints that rank 0 sees (and may write there). Writes nothing.
+
+        The CheckpointError names the ranks that do not, with their hosts.
         """
-        folder = Path(path)
+        names: Sequence[str] = self.comm.on_rank_0("storage", self.storage.visible_names)
+        self.comm.agree("storage", lambda: self.storage.check_visible(names, writable))
 
-        def whole() -> list[Any]:
-            found = check_whole(folder)
-            return [found.data.decode(), sorted([*found.manifest.files, *found.unlisted])]
+    def claim(self, identify: Identify = lambda found: found) -> Identity:
+        """Claim the checkpoint root for writing, unless this coordinator holds it; the run that it belongs to.
 
-        text, names = self.comm.on_rank_0("verify", whole)
-        manifest = parse_manifest(text.encode())
-        mine = names[self.comm.rank :: self.comm.world_size]
-        self.comm.agree("verify", lambda: check_files(folder, manifest, mine))
-        return manifest
-
-    def retire_after(self, step: int) -> Sequence[int]:
-        """Retire every checkpoint above `step`, so that an abandoned branch is never the latest again; their steps."""
-        self.claim()
-        retired: Sequence[int] = self.comm.on_rank_0("retire", lambda: self.storage.retire(step))
-        return retired
-
-    def latest(self) -> Path | None:
-        """The highest committed step, or None where there is no checkpoint.
-
-        Raises CheckpointError where it is damaged or cannot be read; the text names the next valid one.
+        Every call that writes does so; a run does it before it trains, to fail early. `identify` is called on rank 0
+        with the identity that the root has, and gives the one it is to have. Raises CheckpointError where `identify`
+        raises, where another living process of this host holds the root, and where a rank cannot write there.
         """
-        if not self.steps():
-            return None
-        with chosen(self.comm, self.storage, "latest", self._best) as (folder, *_):
-            return folder
+        if self.storage.owner is None:
+            seen = self._last_claim
+            plain = self.comm.on_rank_0("claim", lambda: asdict(self.storage.claim(self.attempt, identify, seen)))
+            self.check_visible(writable=True)
+            self.storage.owner = Owner(**{**plain, "identity": Identity(**plain["identity"])})
+        return self.storage.owner.identity
 
-    def metrics(self) -> dict[int, Mapping[str, float]]:
-        """The metrics of the valid checkpoints by step, ascending; reads what it has not read before."""
-        found = self.comm.on_rank_0("list", lambda: [*self._scores().items()])
-        return {step: metrics for step, metrics in found}
+    def release(self) -> None:
+        """Give up the claim: another process may claim the root, and the next save here claims it again."""
+        if self.comm.rank == 0:
+            self.storage.release()
+        self.storage.owner = None
 
     def list(self) -> dict[int, CheckpointManifest]:
-        """The valid checkpoints by step, ascending: a damaged one hides no other. `steps` has them all."""
+        """The manifests of the valid checkpoints by step, ascending; a damaged one hides no other."""
 
         def read() -> Sequence[str]:
-            return [whole.data.decode() for whole in valid_checkpoints(self.storage).values()]
+            return [valid.data.decode() for valid in valid_checkpoints(self.storage).values()]
 
         manifests = [parse_manifest(text.encode()) for text in self.comm.on_rank_0("list", read)]
         return {manifest.step: manifest for manifest in manifests}

@@ -7,6 +7,7 @@ CheckpointError              a phase failed: raised with the same text on every 
   ├ ReplicaMismatchError     the holders of a copy hold different values
   ├ TilingError              the shards of a tensor, over all ranks, do not add up to the tensor
   ├ IntegrityError           bytes on disk are not those that were written
+  ├ MissingCheckpointError   a checkpoint is not there, or was deleted while it was being read
   ├ NewerFormatError         a checkpoint was written by a newer version
   ├ ForeignError             a folder belongs to another run
   ├ OccupiedError            a live process on this host has claimed the checkpoint root
@@ -20,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dcp_runner.common.errors import UserError
+from dcp_runner.common.errors import FileAccessError, UserError
 from dcp_runner.common.ranks import rank_text
 
 
@@ -30,6 +31,10 @@ class UnsupportedStateError(UserError, TypeError):
 
 class IntegrityError(UserError, ValueError):
     """A file of a checkpoint is missing, truncated or altered."""
+
+
+class MissingCheckpointError(FileAccessError, FileNotFoundError):
+    """A checkpoint is not there, or was deleted while it was being read."""
 
 
 class NewerFormatError(UserError, RuntimeError):

@@ -79,14 +79,21 @@ def _load_newest_valid(
     error is raised, such as that of a file that cannot be read.
     """
     damaged: dict[int, str] = {}
+    deleted = False
     for step in reversed(steps):
         try:
             return coordinator.load(step, skip=request.skip, fresh=request.fresh), damaged
         except CheckpointError as error:
+            if error.types == {"MissingCheckpointError"}:
+                log.info("SKIPPED checkpoint-%d, which another process has deleted meanwhile", step)
+                deleted = True
+                continue
             if error.types != {"IntegrityError"}:
                 raise
             log.warning("SKIPPED checkpoint-%d, which is damaged: %s", step, error.reasons)
             damaged[step] = error.reasons
+    if deleted:  # by a run that goes on, so there may be newer ones
+        return _load_newest_valid(request, coordinator, coordinator.steps())
     if damaged:
         raise ResumeError(
             f"every checkpoint in {coordinator.storage.root} is damaged; to start fresh, give another folder (name=)"
@@ -107,4 +114,4 @@ def checkpoint_at(path: Path) -> Path:
             f"resume={path}: no such folder; "
             "expected a run folder, a checkpoint-N, a step, latest, best, auto, must or never"
         )
-    return resolve_checkpoint(Storage(checkpoint_root_of(path)), "latest", "", "min")
+    return resolve_checkpoint(Storage(checkpoint_root_of(path)), "latest")

@@ -53,7 +53,7 @@ def log_start(
     text += f"{_mesh_text(manifest.axes)} -> {_mesh_text(coordinator.topology.mesh)})"
     components = [(row.component, row.saved, row.here, row.action) for row in loaded.rows]
     text += "\n" + as_text(table(("component", "as saved", "as loaded", "what was done"), components))
-    text += changed_keys(loaded, run, overridden) + "".join(f"\n{line}" for line in loaded.notes)
+    text += changed_keys(loaded, run, overridden) + "".join(f"\n{line}" for line in loaded.accepted)
     metrics_log.event(loaded.step, "resumed", text, source=str(loaded.path))
 
 

@@ -7,14 +7,14 @@ that checkpoint on. Then every loss, gradient norm and evaluation is compared, a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import Any
 
 from dcp_runner.checkpoint.config import KeepConfig
-from dcp_runner.checkpoint.files.integrity import check_whole, open_copy
+from dcp_runner.checkpoint.files.integrity import valid_checkpoint
+from dcp_runner.checkpoint.files.opened import OpenedCheckpoint
 from dcp_runner.common.metrics_file import read_metrics
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.schema import RunConfig
@@ -70,26 +70,26 @@ def _lines(run_dir: Path, after: int) -> list[dict[str, Any]]:
 
 def _differing_state(uninterrupted: Path, resumed: Path, step: int) -> Iterator[str]:
     """What differs between the last checkpoints, by component."""
-    with ExitStack() as stack:
-        folders = (RunDir(run_dir).checkpoints / f"checkpoint-{step}" for run_dir in (uninterrupted, resumed))
-        expected, found = (_contents(folder, stack) for folder in folders)
-        for component in sorted({name for name, _ in expected.keys() | found.keys()}):
-            keys = sorted(key for key in expected.keys() | found.keys() if key[0] == component)
-            differing = [key for key in keys if expected.get(key) != found.get(key)]
-            if differing:
-                shown = ", ".join(name for _, name in differing[:MAX_SHOWN])
-                yield f"in the last checkpoint: {component}: {len(differing)} of {len(keys)} entries: {shown}"
+    folders = (RunDir(run_dir).checkpoints / f"checkpoint-{step}" for run_dir in (uninterrupted, resumed))
+    expected, found = map(_contents, folders)
+    for component in sorted({name for name, _ in expected.keys() | found.keys()}):
+        keys = sorted(key for key in expected.keys() | found.keys() if key[0] == component)
+        differing = [key for key in keys if expected.get(key) != found.get(key)]
+        if differing:
+            shown = ", ".join(name for _, name in differing[:MAX_SHOWN])
+            yield f"in the last checkpoint: {component}: {len(differing)} of {len(keys)} entries: {shown}"
 
 
-def _contents(folder: Path, stack: ExitStack) -> dict[tuple[str, str], Any]:
+def _contents(folder: Path) -> dict[tuple[str, str], Any]:
     """From (component, tensor or other content of a file) to values that are equal exactly if the bits are."""
-    manifest = check_whole(folder).manifest
+    manifest = valid_checkpoint(folder).manifest
     found: dict[tuple[str, str], Any] = {}
-    for key, record in manifest.components.items():
-        for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):
-            for file in open_copy(folder, manifest, files, stack):
-                if "tree" in file.about:
-                    found[key, f"non-tensor data ({copy})"] = file.about["tree"]
-                for name, stored in file.tensors.items():
-                    found[key, f"{name} ({copy})"] = (stored.dtype, stored.box, stored.blocks)
+    with OpenedCheckpoint(folder, manifest) as checkpoint:
+        for key, record in manifest.components.items():
+            for copy, files in ((copy, record.copies[copy].files) for copy in record.copies):
+                for file in checkpoint.open(files):
+                    if "tree" in file.about:
+                        found[key, f"non-tensor data ({copy})"] = file.about["tree"]
+                    for name, stored in file.tensors.items():
+                        found[key, f"{name} ({copy})"] = (stored.dtype, stored.box, stored.blocks)
     return found

@@ -23,7 +23,7 @@ from dcp_runner.checkpoint.files.ownership import Identity, Owner, owner_of
 from dcp_runner.checkpoint.files.storage import Storage
 
 FORK = multiprocessing.get_context("fork")
-TOLD = r"attempt 2 \(pid \d+ on .*, since .*\) has taken .* over from attempt 1, which saves nothing more"
+TOLD = r"attempt 2 \(pid \d+ on .*, since .*\) has taken over .* from attempt 1, which saves nothing more"
 LIMIT_S = 30
 
 
@@ -159,7 +159,7 @@ def test_a_superseded_save_takes_nothing_of_the_new_owner_away(tmp_path: Path) -
     with elsewhere():
         _, second = boxed(tmp_path, 2, attempt="1", storage=Interrupted(tmp_path, first_saves))
         second.save(1)
-    assert refused and all("has taken" in text and "on another" in text for text in refused)
+    assert refused and all("has taken over" in text and "on another" in text for text in refused)
     assert visible(tmp_path) == ["checkpoint-1", "latest"]
 
 

@@ -138,12 +138,10 @@ def test_nothing_is_retired_where_no_checkpoint_loads(made: Made) -> None:
         resume(ResumeRequest("auto"), coordinator)
     assert all(f"checkpoint-{step}: box.safetensors: tensor" in str(failure.value) for step in STEPS)
     assert names(coordinator) == [f"checkpoint-{step}" for step in STEPS]
-    assert "no other valid checkpoint" not in str(refused(lambda: coordinator.load("latest"))), (
-        "by their lists they are"
-    )
+    assert "no other checkpoint in" not in str(refused(lambda: coordinator.load("latest"))), "by their lists they are"
     for step in STEPS:
         (coordinator.storage.path(step) / MANIFEST).unlink()
-    assert "no other valid checkpoint" in str(refused(lambda: coordinator.load("latest")))
+    assert "no other checkpoint in" in str(refused(lambda: coordinator.load("latest")))
 
 
 def test_the_best_is_not_known_while_a_manifest_is_damaged(made: Made) -> None:

@@ -55,7 +55,7 @@ def test_a_part_that_is_missing_or_in_two_places_is_seen(grid: Grid, data: st.Da
     without = [box for number, box in enumerate(grid) if number != gone]
     instead = [grid[kept] if number == gone else box for number, box in enumerate(grid)]
     for wrong in (without, instead):
-        assert total(wrong) != 0 and "is not held whole" in exact(wrong)[0]
+        assert total(wrong) != 0 and "is not held in full" in exact(wrong)[0]
 
 
 @given(grids(), st.data())

@@ -116,7 +116,7 @@ def test_other_copies_are_an_error_or_fresh_or_the_first_for_all_alike(saved: li
         choose_copies(saved, live, "error")
     text = str(failure.value)
     assert all(name in text for name in set(saved) ^ set(live)) and "on_missing_copy" in text
-    assert ("lacks" in text) is bool(set(live) - set(saved)) and ("has besides" in text) is bool(set(saved) - set(live))
+    assert ("missing " in text) is bool(set(live) - set(saved)) and ("unused " in text) is bool(set(saved) - set(live))
 
 
 def test_many_lacking_copies_are_counted() -> None:

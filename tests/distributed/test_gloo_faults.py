@@ -407,7 +407,7 @@ def test_a_first_rank_that_was_given_up_does_not_commit(tmp_path: Path) -> None:
     with Ranks(body, 2) as ranks:
         (other,) = ranks.ended(1)
         assert (other.value.phase, other.value.culprits) == ("commit", (0,))
-        assert "checkpoint-2 stands there and is whole, or only this save is lost" in other.value.text
+        assert "checkpoint-2 exists, it is complete; otherwise only this save was lost" in other.value.text
         assert any(name.startswith(".staging") for name in os.listdir(folder))
         ranks.signal(0, signal.SIGCONT)
         assert ranks.ended(0)[0].value.phase == "commit"
@@ -471,9 +471,9 @@ class FullDisk(Storage):
         for ballast in self.disk.glob("ballast-*"):
             ballast.unlink()
 
-    def begin(self, step: int) -> None:
+    def make_temporary(self, step: int) -> None:
         self.fill("plan")
-        super().begin(step)
+        super().make_temporary(step)
 
     def write(self, path: Path, buffers: Any) -> int:
         self.fill(path.name)

@@ -195,7 +195,7 @@ def test_damage_in_a_component_that_is_left_out_is_found_by_the_shared_check(fil
         assert (ended.phase, ended.types, changes) == ("read", {"IntegrityError"}, 0)
         assert f"{file}: " in ended.text
     for ended, changes in told["read"]:
-        assert (ended.value, changes) == (["left as it is (skipped)", "loaded"], 1)
+        assert (ended.value, changes) == (["unchanged (skipped)", "loaded"], 1)
 
 
 def test_all_that_is_damaged_is_named_with_those_who_found_it(tmp_path: Path) -> None:

@@ -260,7 +260,7 @@ def test_what_differs_beside_cut_tensors_is_refused_with_a_remedy(name: str, apa
     """It could not be re-cut; without a check it would load in this topology only."""
     assert {ended.phase for ended in apart[name]} == {"verify"}
     assert "'shadow" not in apart[name][0].text and "'calls/1' on rank 0-1" in apart[name][0].text
-    assert "keep it in a component of its own that is per_rank" in apart[name][0].text
+    assert "move it to a per_rank component of its own" in apart[name][0].text
 
 
 def test_the_remedy_works(apart: dict[str, list[Ended]]) -> None:

@@ -56,7 +56,7 @@ def test_after_a_claim_that_failed_the_ranks_are_in_step(tmp_path: Path) -> None
             [StateComponent("thing", Box({"a": 1}))], Topology(2), tmp_path, comm=rank.comm("claim")
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Storage, "_sweep", busy)
+            patch.setattr(Storage, "_remove_leftovers", busy)
             failed = caught(lambda: coordinator.save(1)).text
         return failed, caught(lambda: coordinator.save(1)).text
 

@@ -121,7 +121,7 @@ def refused(ended: list[tuple[Ended, Ended]], kind: str, *words: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith("as rank 0")])
 def test_a_save_of_the_same_part_on_every_rank_is_refused(name: str, outcomes: dict[str, Any]) -> None:
-    refused(outcomes[name], "TilingError", "component 'model'", "is not held whole", "on rank 0-")
+    refused(outcomes[name], "TilingError", "component 'model'", "is not held in full", "on rank 0-")
 
 
 @pytest.mark.parametrize("level", LEVELS)

@@ -605,7 +605,7 @@ def test_what_is_not_to_be_equal_is_not_compared(name: str, more: dict[str, Any]
 
 
 def test_ranks_that_would_split_a_copy_differently_never_write_it(more: dict[str, Any]) -> None:
-    assert "names, shapes or places of tensors" in diverged(more["none and large names"], 0, 1)
+    assert "names, shapes or parts of tensors" in diverged(more["none and large names"], 0, 1)
     assert "'b' on rank 0-1" in diverged(more["tied on one rank"], 0, 1)
 
 

@@ -1,8 +1,9 @@
-"""What an error of the file system means, in one place.
+"""What a file system error means for a checkpoint: damage, deletion by another process, or neither.
 
-A file of a checkpoint that is not there, or is no regular file, is damage. Every other error (a disk that fails, a
-stale handle, a missing permission, too many open files) says nothing about the bytes on the disk: it is reported with
-its cause, and no checkpoint is passed over or retired for it.
+A file of a checkpoint that is missing, or is no regular file, is damage; but not where the folder itself has gone
+meanwhile, because then its owner has deleted the checkpoint. Every other error (a failing disk, a stale handle, a
+missing permission, too many open files) says nothing about the bytes on the disk: it is reported with its cause, and no
+checkpoint is skipped or retired for it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 
-from dcp_runner.checkpoint.errors import IntegrityError
+from dcp_runner.checkpoint.errors import IntegrityError, MissingCheckpointError
 from dcp_runner.common.errors import FileAccessError
 from dcp_runner.common.files import cause
 
@@ -41,6 +42,46 @@ def reading(path: Path, name: str) -> Iterator[None]:
         if error.errno in _DAMAGE:
             raise IntegrityError(f"{name}: {_DAMAGE[error.errno]} ({error.strerror})") from error
         raise FileAccessError(f"{path}: cannot be read: {cause(error)}") from error
+
+
+class DeletionGuard:
+    """Around everything that reads a checkpoint of which another process may dispose meanwhile.
+
+    with DeletionGuard(folder):
+        ...
+
+    Turns an IntegrityError or FileAccessError into a MissingCheckpointError where the folder that was there at the
+    start has been deleted, renamed or replaced. May be entered again and again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._inode: int | None = None
+        with suppress(OSError):
+            self._inode = _inode_of(folder)
+
+    def __enter__(self) -> DeletionGuard:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, IntegrityError | FileAccessError) and self._gone():
+            raise MissingCheckpointError(f"{self._folder} was deleted while it was being read") from error
+
+    def _gone(self) -> bool:
+        try:
+            return self._inode is not None and self._inode != _inode_of(self._folder)
+        except OSError:
+            return False
+
+
+def _inode_of(folder: Path) -> int | None:
+    """By listing the parent, which a network file system does afresh; None where no folder has this name."""
+    place = Path(os.path.abspath(folder))
+    try:
+        with os.scandir(place.parent) as entries:
+            return next((entry.inode() for entry in entries if entry.name == place.name), None)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def open_regular(path: Path) -> BufferedReader:

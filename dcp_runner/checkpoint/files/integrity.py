@@ -1,16 +1,15 @@
-"""Whether one checkpoint is whole: its manifest, its listed files, and their digests."""
+"""Whether one checkpoint is valid: its manifest, the files that it lists, and their digests."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from dcp_runner.checkpoint.digest import hash_bytes
 from dcp_runner.checkpoint.errors import IntegrityError
-from dcp_runner.checkpoint.files.access import NO_FILE, open_regular, reading
+from dcp_runner.checkpoint.files.access import NO_FILE, DeletionGuard, open_regular, reading
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest
 from dcp_runner.checkpoint.files.storage import MANIFEST, listing
 from dcp_runner.checkpoint.files.tensor_file import TensorFile, check_plain
@@ -18,13 +17,13 @@ from dcp_runner.checkpoint.files.tensor_file import TensorFile, check_plain
 
 @dataclass(frozen=True)
 class ValidCheckpoint:
-    """A checkpoint of which every listed file is there, in its size."""
+    """A checkpoint that has every listed file, in its size."""
 
     manifest: CheckpointManifest
     data: bytes
     """The manifest's own bytes."""
     unlisted: tuple[str, ...]
-    """Paths of what else lies in its folder: never read, nor followed."""
+    """Paths of what else is in its folder: neither read nor followed."""
 
 
 def parse_manifest(data: bytes) -> CheckpointManifest:
@@ -51,22 +50,25 @@ def manifest_of(folder: Path, data: bytes) -> CheckpointManifest:
 
 
 def is_named_as_checkpoint(folder: Path) -> bool:
+    """Whether a folder has the name of a committed checkpoint."""
     return re.fullmatch(r"checkpoint-\d+", folder.name) is not None
 
 
-def check_whole(folder: Path) -> ValidCheckpoint:
-    """The checkpoint, if the folder holds every file that its manifest lists, in the right size. Contents are not read.
+def valid_checkpoint(folder: Path) -> ValidCheckpoint:
+    """The checkpoint, if it has every file that its manifest lists, in the right size. Contents are not read.
 
     Raises IntegrityError that names every missing and wrongly sized file, and for the folder of another step;
-    FileAccessError where the folder cannot be read, NewerFormatError.
+    FileAccessError where the folder cannot be read, MissingCheckpointError where it is deleted meanwhile,
+    NewerFormatError.
     """
-    data = read_manifest(folder)
-    manifest = manifest_of(folder, data)
-    return ValidCheckpoint(manifest, data, check_listing(folder, manifest))
+    with DeletionGuard(folder):
+        data = read_manifest(folder)
+        manifest = manifest_of(folder, data)
+        return ValidCheckpoint(manifest, data, check_listing(folder, manifest))
 
 
 def check_listing(folder: Path, manifest: CheckpointManifest) -> tuple[str, ...]:
-    """Paths of what lies in the folder and is not listed, if every listed file is there in its size.
+    """Paths of what the folder holds and the manifest does not list, if every listed file is there in its size.
 
     Raises IntegrityError that names every missing and wrongly sized file, FileAccessError.
     """
@@ -80,17 +82,17 @@ def check_listing(folder: Path, manifest: CheckpointManifest) -> tuple[str, ...]
 
 def _problem(name: str, size: int, found: Mapping[str, int | None]) -> str:
     """What is wrong with a listed file, or nothing."""
-    for place in (PurePosixPath(name), *PurePosixPath(name).parents):
-        if found.get(str(place), 0) is None:
-            return f"{place}: {NO_FILE}"
+    for path in (PurePosixPath(name), *PurePosixPath(name).parents):
+        if found.get(str(path), 0) is None:
+            return f"{path}: {NO_FILE}"
     if name not in found:
         return f"{name} is missing"
     return "" if found[name] == size else f"{name} has {found[name]} bytes, the manifest says {size}"
 
 
 def check_files(folder: Path, manifest: CheckpointManifest, names: Iterable[str]) -> None:
-    """Read these files whole and compare them with their digests. Raises IntegrityError that names every bad one, and
-    every one that the manifest does not list.
+    """Read these files in full and compare them with their digests. Raises IntegrityError that names every damaged one,
+    and every one that the manifest does not list.
     """
     ours = {file for record in manifest.components.values() for copy in record.copies.values() for file in copy.files}
     problems = []
@@ -108,13 +110,3 @@ def check_files(folder: Path, manifest: CheckpointManifest, names: Iterable[str]
             problems.append(str(error))
     if problems:
         raise IntegrityError("; ".join(problems))
-
-
-def open_copy(folder: Path, manifest: CheckpointManifest, names: Iterable[str], stack: ExitStack) -> list[TensorFile]:
-    """The files of one copy, opened; `stack` closes them."""
-    return [
-        stack.enter_context(
-            TensorFile(folder / name, name, size=manifest.files[name].size, digest=manifest.files[name].digest)
-        )
-        for name in names
-    ]

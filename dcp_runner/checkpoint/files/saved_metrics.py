@@ -1,5 +1,5 @@
-"""What retention asks of the checkpoints in a folder, after every save: so a manifest is read only once. Runs on one
-rank.
+"""The metrics in the manifests of a checkpoint root, for retention, which asks after every save: each manifest is read
+only once. Runs on one rank.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class SavedMetrics:
         """By step, inode and time of the file: a step that was retired may be saved anew."""
 
     def __call__(self) -> dict[int, Mapping[str, float]]:
-        """Metrics by step, ascending. What is damaged or cannot be read is left out."""
+        """Metrics by step, ascending, without checkpoints that are damaged or cannot be read."""
         found = {}
         for step in self._storage.steps():
             try:
@@ -47,8 +47,8 @@ class SavedMetrics:
 
 
 def retired_to_delete(storage: Storage, keep: int) -> list[str]:
-    """Names of all retired checkpoints but so many of those that were saved last. A damaged one counts as the oldest;
-    one that cannot be read stays.
+    """Names of the retired checkpoints except the `keep` ones saved last. A damaged one counts as the oldest; one that
+    cannot be read stays.
     """
     retired = storage.retired()
     if len(retired) <= keep:

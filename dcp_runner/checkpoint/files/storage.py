@@ -1,13 +1,13 @@
-"""The folder of the checkpoints on a file system: staging, commit by rename, retiring. Nobody else touches paths.
+"""The checkpoint root on a file system: all its paths, the commit by rename, retiring and deleting.
 
-    <root>/.staging-<claim>-checkpoint-500/      being written
+    <root>/.staging-<claim>-checkpoint-500/      the temporary folder of a save that has not committed
     <root>/checkpoint-500/                       complete: the rename is the commit
-    <root>/retired-<attempt>-checkpoint-700/     left behind by going back to an earlier step
+    <root>/retired-<attempt>-checkpoint-700/     set aside when a run went back to an earlier step
     <root>/latest -> checkpoint-500              for people; never read
     <root>/.owner-<claim>/                       which process may write here, see ownership.py
 
-Methods that ask what exists, or that rename or remove, are called on one rank (see coordinator); `write` on all. All
-that write need a claim, and raise SupersededError where a newer one stands.
+Methods that list, rename or remove are called on one rank (see coordinator.py); `write` on all. Every method that
+writes needs a claim, and raises SupersededError where there is a newer one.
 """
 
 from __future__ import annotations
@@ -37,41 +37,41 @@ class Storage:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.owner: Owner | None = None
-        """The claim that the ranks write under; None: they have none."""
+        """The claim under which the ranks write; None: they have none."""
 
     def claim(self, attempt: str, identify: Identify, seen: int) -> Owner:
-        """Claim the folder and remove what earlier claims left half-written. See `ownership.claim`. It is in force once
-        all ranks have set `owner`.
+        """Claim the root, and remove what saves under earlier claims have not finished. See `ownership.claim`. It is in
+        force once all ranks have set `owner`.
         """
         owner = ownership.claim(self.root, attempt, identify, seen)
-        flush_way(self.root)
-        self._sweep(owner)
+        flush_parents(self.root)
+        self._remove_leftovers(owner)
         return owner
 
     def release(self) -> None:
-        """Tell other processes that the claim, if there is one, is given up."""
+        """Give up the claim, if there is one, so that another process may claim the root."""
         if self.owner is not None:
             ownership.release(self.root, self.owner)
 
     def check_claim(self) -> Owner:
-        """Our claim. Raises SupersededError where a newer one stands."""
+        """Our claim. Raises SupersededError where there is a newer one."""
         if self.owner is None:
-            raise PermissionError(f"{self.root} has not been claimed, and who has not claimed it writes nothing")
+            raise PermissionError(f"{self.root} has not been claimed: only the process that claims it writes there")
         now = ownership.owner_of(self.root)
         if not now.number:
             raise FileNotFoundError(
-                f"{self.root} is not the folder any more that attempt {self.owner.attempt} has claimed: it was "
+                f"{self.root} is no longer the folder that attempt {self.owner.attempt} has claimed: it was "
                 "removed, moved or replaced while the run went on; nothing more is saved"
             )
         if now != self.owner:
             raise SupersededError(
-                f"{now} has taken {self.root} over from attempt {self.owner.attempt}, which saves nothing more"
+                f"{now} has taken over {self.root} from attempt {self.owner.attempt}, which saves nothing more"
             )
         return self.owner
 
     @contextmanager
     def _claimed(self) -> Iterator[Owner]:
-        """Around what writes: a newer claim removes what it finds half-written, and that is then the reason."""
+        """Around what writes: a newer claim removes unfinished saves, and then that is the reason of an error."""
         try:
             yield self.check_claim()
         except OSError:
@@ -79,16 +79,17 @@ class Storage:
             raise
 
     def path(self, step: int) -> Path:
+        """The folder of a committed checkpoint."""
         return self.root / f"checkpoint-{step}"
 
-    def staging(self, step: int) -> Path:
-        """The number of the claim makes it this claimant's alone."""
+    def temporary(self, step: int) -> Path:
+        """Where a checkpoint is written before its commit; the claim's number makes it this claim's alone."""
         number = self.owner.number if self.owner else 0
         return self.root / f".staging-{number}-checkpoint-{step}"
 
     def steps(self) -> list[int]:
-        """Steps of the folders named as committed checkpoints, ascending. A link counts, wherever it leads: its disk
-        may not be there.
+        """Steps of the folders named as committed checkpoints, ascending. A link counts, even a broken one: its disk
+        may not be mounted.
         """
         try:
             with os.scandir(self.root) as entries:
@@ -98,13 +99,13 @@ class Storage:
         matches = [re.fullmatch(r"checkpoint-(0|[1-9][0-9]*)", name) for name in names]
         return sorted(int(match[1]) for match in matches if match)
 
-    def names(self) -> list[str]:
+    def visible_names(self) -> list[str]:
         """What all ranks must see: the committed checkpoints and the claim."""
         owner = ownership.owner_of(self.root)
         return [*(self.path(step).name for step in self.steps()), *([f"{OWNER}{owner.number}"] if owner.number else [])]
 
-    def see(self, names: Iterable[str], writable: bool) -> None:
-        """Raises OSError where this rank does not see what rank 0 sees, or may not write beside it."""
+    def check_visible(self, names: Iterable[str], writable: bool) -> None:
+        """Raises OSError where this rank does not see the names that rank 0 sees, or may not write there."""
         if missing := [name for name in names if not (self.root / name).exists()]:
             raise FileNotFoundError(
                 f"{self.root} is not the folder that rank 0 sees ({missing[0]} is missing): it is on a disk of this "
@@ -113,22 +114,23 @@ class Storage:
         if writable and not os.access(self.root, os.W_OK):
             raise PermissionError(f"{self.root} cannot be written by this rank")
 
-    def begin(self, step: int) -> None:
-        """Make the staging folder. Raises FileExistsError where the step is committed already."""
+    def make_temporary(self, step: int) -> None:
+        """Make the temporary folder. Raises FileExistsError where the step is committed already."""
         with self._claimed():
             if self.path(step).is_dir():
                 raise FileExistsError(
                     f"{self.path(step)} is a committed checkpoint, and committed checkpoints are never written to"
                 )
             if os.path.lexists(self.path(step)):
-                raise FileExistsError(f"{self.path(step)} is a file or a link, where a checkpoint is to be saved")
-            self.discard(self.staging(step))
-            self.staging(step).mkdir()
+                raise FileExistsError(f"{self.path(step)} is a file or a link; a checkpoint cannot be saved there")
+            self.discard(self.temporary(step))
+            self.temporary(step).mkdir()
 
     def write(self, path: Path, buffers: Iterable[bytes | memoryview]) -> int:
-        """Write a new file and flush it to the disk, its folder too. Gives its size in bytes.
+        """Write a new file and flush it to the disk, its folder too; its size in bytes.
 
-        Makes folders inside the staging folder, but never that itself: where it was discarded, a late writer must fail.
+        Makes folders inside the temporary folder, but never that itself: where it was discarded, a late writer must
+        fail.
         """
         with self._claimed(), writing(path):
             if path.parent.parent != self.root:
@@ -143,32 +145,32 @@ class Storage:
         return size
 
     def commit(self, step: int) -> Path:
-        """Rename the staging folder to its final name. From here on the checkpoint is complete, whatever happens."""
+        """Rename the temporary folder to its final name. From here on the checkpoint is complete, whatever happens."""
         with self._claimed():
-            sync(self.staging(step))
+            sync(self.temporary(step))
             self.check_claim()
-            os.rename(self.staging(step), self.path(step))
+            os.rename(self.temporary(step), self.path(step))
         sync(self.root)
         point(self.root / "latest", self.path(step).name, temporary=self.root / ".latest")
         return self.path(step)
 
     def discard(self, folder: Path) -> None:
-        """Remove a folder: first its name, then what it holds, so that a late writer finds nothing to rename."""
+        """Remove a folder: first its name, then its contents, so that a late writer finds nothing to rename."""
         trash = folder.with_name(f".trash-{uuid.uuid4().hex}-{folder.name.lstrip('.')}")
         with suppress(FileNotFoundError):  # there is none, or its owner has just removed it
             os.rename(folder, trash)
             shutil.rmtree(trash, ignore_errors=True)
 
-    def _sweep(self, owner: Owner) -> None:
-        """Remove what earlier claims left."""
+    def _remove_leftovers(self, owner: Owner) -> None:
+        """Remove what saves under earlier claims have not finished, and the claims themselves."""
         for leftover in (*self.root.glob(".staging-*"), *ownership.obsolete(self.root, owner)):
             self.discard(leftover)
         for leftover in self.root.glob(".trash-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
-    def retire(self, above: int) -> list[int]:
-        """Rename all checkpoints above a step out of the way; gives their steps."""
-        retired = [step for step in self.steps() if step > above]
+    def retire_after(self, last: int) -> list[int]:
+        """Rename all checkpoints above a step to `retired-...`; their steps."""
+        retired = [step for step in self.steps() if step > last]
         for step in retired:
             with self._claimed() as owner:
                 target = self.root / f"retired-{owner.attempt}-checkpoint-{step}"
@@ -180,7 +182,7 @@ class Storage:
         return retired
 
     def retired(self) -> list[Path]:
-        """The checkpoints that going back has put aside."""
+        """The checkpoints that were set aside when a run went back to an earlier step."""
         return sorted(self.root.glob("retired-*-checkpoint-*"))
 
     def remove(self, folder: Path) -> None:
@@ -205,10 +207,10 @@ def listing(folder: Path) -> dict[str, int | None]:
     return sizes
 
 
-def flush_way(folder: Path) -> None:
-    """Flush the folders that lead to this one on its file system, whoever made them, as far as this user may."""
+def flush_parents(folder: Path) -> None:
+    """Flush the folders above this one on its file system, whoever made them, as far as this user may."""
     for above in folder.resolve().parents:
-        with suppress(OSError):  # their owner has flushed them, as a rule long ago
+        with suppress(OSError):  # their owner has flushed them, usually long ago
             sync(above)
         if above.is_mount():
             break

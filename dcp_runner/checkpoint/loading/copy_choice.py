@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from dcp_runner.checkpoint.component import OnMissingCopy
 
+SHOWN = 6
+"""Copies that a message names."""
+
 
 @dataclass(frozen=True)
 class CopyChoice:
-    """Where a live copy gets its state from: a saved copy's name, or None (it starts afresh); and what that is
-    called.
-    """
+    """Where a live copy gets its state from: a saved copy's name, or None (it is reset); and what that is called."""
 
     copy: str | None
     action: str
@@ -22,7 +23,7 @@ def choose_copies(saved: Sequence[str], live: Iterable[str], policy: OnMissingCo
     """For every live copy the saved copy to load. The policy decides for the whole component, so that no two ranks
     are treated differently.
 
-    Raises ValueError, naming missing and superfluous copies, where they differ and the policy is `error`.
+    Raises ValueError, naming missing and unused copies, where they differ and the policy is `error`.
     """
     wanted = list(live)
     if set(saved) == set(wanted):
@@ -33,13 +34,12 @@ def choose_copies(saved: Sequence[str], live: Iterable[str], policy: OnMissingCo
         return {name: CopyChoice(saved[0], f"loaded from {saved[0]}") for name in wanted}
     missing = [name for name in wanted if name not in saved]
     unused = [name for name in saved if name not in wanted]
-    told = [f"{what} {_names(names)}" for what, names in (("lacks", missing), ("has besides", unused)) if names]
+    found = [f"{what} {_names(names)}" for what, names in (("missing", missing), ("unused", unused)) if names]
     raise ValueError(
-        f"the checkpoint {' and '.join(told)}; it was saved with other copies, and its policy (on_missing_copy) is "
-        "'error'. "
-        "Resume with the topology and sharing of the checkpoint, or leave this component out with resume_skip"
+        f"the checkpoint was saved with different copies: {'; '.join(found)}. on_missing_copy='error' forbids loading. "
+        "Resume with the original topology and sharing, or leave this component out with resume_skip"
     )
 
 
 def _names(names: Sequence[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -1,31 +1,33 @@
 """A load: nothing is changed before every rank has read and checked everything.
 
 1. find      (rank 0) choose the folder, check the manifest and that all files are there; (all) get the manifest
-2. compare   (all) open the files of what is wanted, and list everything that does not fit, without reading tensors
-3. read      (all) read and check what is wanted, and each rank its share of the files that nobody reads
+2. compare   (all) open the files of what is loaded, and list everything that does not fit, without reading tensors
+3. read      (all) read and check what is loaded, and each rank its share of the files that no rank reads
 4. apply     (all) hand the states to their objects
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dcp_runner.checkpoint.bind import BoundComponent
 from dcp_runner.checkpoint.config import Check
-from dcp_runner.checkpoint.errors import CheckpointError, IntegrityError, MismatchError
+from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.files.catalog import advice, resolve_checkpoint
-from dcp_runner.checkpoint.files.integrity import check_files, check_whole, parse_manifest
+from dcp_runner.checkpoint.files.integrity import parse_manifest, valid_checkpoint
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest
+from dcp_runner.checkpoint.files.opened import OpenedCheckpoint
 from dcp_runner.checkpoint.files.storage import Storage
-from dcp_runner.checkpoint.loading.pending import PendingLoad, open_component, selected_copies
+from dcp_runner.checkpoint.loading.compare import compare
+from dcp_runner.checkpoint.loading.pending import PendingLoad, selected_copies
+from dcp_runner.checkpoint.loading.request import LoadRequest
 from dcp_runner.checkpoint.stateful import SupportsReset
 from dcp_runner.checkpoint.sync.comm import Comm
-from dcp_runner.common.suggest import hint
 
 log = logging.getLogger("dcp_runner.checkpoint")
 SHOWN = 8
@@ -49,179 +51,101 @@ class LoadReport:
     path: Path
     manifest: CheckpointManifest
     rows: tuple[ComponentLoadRow, ...]
-    notes: tuple[str, ...] = ()
-    """What the objects make do with; with strict=False also what was missing or unexpected."""
+    accepted: tuple[str, ...] = ()
+    """Differences that were accepted: those the objects can handle; with strict=False also missing and unexpected
+    entries.
+    """
 
     @property
     def step(self) -> int:
         return self.manifest.step
 
 
-def load(
-    bound: Sequence[BoundComponent],
-    comm: Comm,
-    storage: Storage,
-    which: int | str | Path,
-    *,
-    best: tuple[str, Literal["min", "max"]],
-    strict: bool,
-    skip: Collection[str],
-    fresh: Collection[str],
-    check: Check,
-) -> LoadReport:
+def load(bound: Sequence[BoundComponent], comm: Comm, storage: Storage, request: LoadRequest) -> LoadReport:
     """Load all components. Raises CheckpointError on all living ranks, before any object is changed unless in phase
     `apply`; for a damaged checkpoint it names the next valid one.
     """
-    with chosen(comm, storage, which, best) as (folder, manifest, unlisted):
+    with found_checkpoint(comm, storage, request) as (folder, manifest, unlisted):
         if unlisted and comm.rank == 0:
             more = f" and {len(unlisted) - SHOWN} more" if len(unlisted) > SHOWN else ""
             names = ", ".join(unlisted[:SHOWN]) + more
             log.warning("%s: not listed in its manifest, and so not read: %s", folder.name, names)
-        opened = ExitStack()
+        checkpoint = OpenedCheckpoint(folder, manifest)
         try:
-            pending, notes = comm.agree(
-                "compare", lambda: _compare(bound, folder, manifest, opened, strict=strict, skip=skip, fresh=fresh)
-            )
-            comm.agree("read", lambda: _read(pending, comm, folder, manifest, check, opened))
+            pending, accepted = comm.agree("compare", lambda: compare(bound, checkpoint, request))
+            comm.agree("read", lambda: _read(pending, comm, checkpoint, request.check))
         finally:
-            with suppress(OSError):  # after a success all is closed already; after a failure it is that which matters
-                opened.close()
+            with suppress(OSError):  # after a success all is closed already; after a failure, that is what matters
+                checkpoint.close()
     try:
         comm.agree("apply", lambda: _apply(pending, manifest.step, comm.rank))
     except CheckpointError as error:
-        mixed = "\n  some objects may hold the saved state, and others not: load again before going on"
+        mixed = "\n  some objects may hold the saved state and others not: load again before you continue"
         raise CheckpointError(error.phase, error.failures, error.alive, mixed) from error
-    rows = tuple(_row(one, manifest) for one in pending)
-    return LoadReport(folder, manifest, rows, tuple(notes))
+    rows = tuple(_row(component, manifest) for component in pending)
+    return LoadReport(folder, manifest, rows, tuple(accepted))
 
 
 @contextmanager
-def chosen(
-    comm: Comm, storage: Storage, which: int | str | Path, best: tuple[str, Literal["min", "max"]]
+def found_checkpoint(
+    comm: Comm, storage: Storage, request: LoadRequest
 ) -> Iterator[tuple[Path, CheckpointManifest, Sequence[str]]]:
-    """The checkpoint that `which` names: its folder, its manifest, and the paths in it that the manifest does not list.
+    """The requested checkpoint: its folder, its manifest, and the paths in it that the manifest does not list.
 
     Raises CheckpointError; where the checkpoint is damaged, as may be found out inside the block, the text names the
     next valid one.
     """
 
-    def choose() -> list[Any]:
-        found = resolve_checkpoint(storage, which, *best)
-        whole = check_whole(found)
-        return [str(found), whole.data.decode(), whole.unlisted]
+    def find() -> list[Any]:
+        folder = resolve_checkpoint(storage, request.which, request.best_by)
+        valid = valid_checkpoint(folder)
+        return [str(folder), valid.data.decode(), valid.unlisted]
 
     folder: Path | None = None
     try:
-        name, text, unlisted = comm.on_rank_0("find", choose)
+        name, text, unlisted = comm.on_rank_0("find", find)
         folder = Path(name)
         yield folder, parse_manifest(text.encode()), unlisted
     except CheckpointError as error:
         if error.types != {"IntegrityError"}:
             raise
-        instead = comm.on_rank_0("find", lambda: advice(storage, which, *best, folder))
+        instead = comm.on_rank_0("find", lambda: advice(storage, request.which, request.best_by, folder))
         raise CheckpointError(error.phase, error.failures, error.alive, instead) from error
 
 
-def _compare(
-    bound: Sequence[BoundComponent],
-    folder: Path,
-    manifest: CheckpointManifest,
-    stack: ExitStack,
-    *,
-    strict: bool,
-    skip: Collection[str],
-    fresh: Collection[str],
-) -> tuple[list[PendingLoad], list[str]]:
-    keys = [one.key for one in bound]
-    problems = [
-        f"cannot leave out {hint(key, keys)}: no component has this name" for key in (*skip, *fresh) if key not in keys
-    ]
-    dropped = {key: record.required for key, record in manifest.components.items() if key not in keys}
-    notes = [
-        f"the checkpoint has a component {hint(key, keys)} that nothing here takes (leave it with strict=False)"
-        for key, required in dropped.items()
-        if required
-    ]
-    accepted = [f"{key} is not here: its state is dropped" for key, required in dropped.items() if not required]
-    pending = []
-    for one in bound:
-        try:
-            pending.append(_open(one, folder, manifest, stack, skip, fresh))
-            found, unreadable = pending[-1].differences(), pending[-1].unreadable()
-        except IntegrityError:
-            raise
-        except ValueError as error:
-            problems.append(f"component {one.key!r}: {error}")
-            continue
-        accepted += [f"{one.key}: {line}" for line in found.accepted]
-        notes += [f"{one.key}: missing in the checkpoint: {line}" for line in found.missing]
-        notes += [f"{one.key}: unexpected in the checkpoint: {line}" for line in found.unexpected]
-        problems += [f"{one.key}: {line}" for line in (*found.mismatched, *unreadable)]
-    if problems or (strict and notes):
-        told = "".join(f"\n    {line}" for line in (*problems, *(notes if strict else ())))
-        raise MismatchError(f"{folder.name} does not fit:{told}")
-    return pending, accepted + notes
-
-
-def _open(
-    one: BoundComponent,
-    folder: Path,
-    manifest: CheckpointManifest,
-    stack: ExitStack,
-    skip: Collection[str],
-    fresh: Collection[str],
-) -> PendingLoad:
-    if one.key in skip:
-        return PendingLoad(one, "left as it is (skipped)")
-    if one.key not in manifest.components:
-        if one.component.required:
-            raise ValueError(f"component {hint(one.key, manifest.components)} is not in the checkpoint")
-        return PendingLoad(one, "left as it is (not in the checkpoint)")
-    return PendingLoad(one, "fresh") if one.key in fresh else open_component(one, folder, manifest, stack)
-
-
-def _read(
-    pending: Sequence[PendingLoad],
-    comm: Comm,
-    folder: Path,
-    manifest: CheckpointManifest,
-    check: Check,
-    stack: ExitStack,
-) -> None:
-    """Read and check, and close what was opened: a file system may tell of an error only then."""
-    for one in pending:
-        one.read(comm.rank / comm.world_size)
-    if check is Check.all:
-        opened = {file.name: file for one in pending if one.source for file in one.source.files}
-        mine = [name for name, rank in _checkers(pending, manifest, comm.world_size).items() if rank == comm.rank]
-        for name in mine:
-            if name in opened:
-                opened[name].check()
-        check_files(folder, manifest, [name for name in mine if name not in opened])
-    stack.close()
+def _read(pending: Sequence[PendingLoad], comm: Comm, checkpoint: OpenedCheckpoint, check: Check) -> None:
+    """Read and check, and close what was opened: a file system may report an error only then."""
+    with checkpoint.guard:
+        for component in pending:
+            component.read(comm.rank / comm.world_size)
+        if check is Check.all:
+            checkers = _checkers(pending, checkpoint.manifest, comm.world_size)
+            checkpoint.check([name for name, rank in checkers.items() if rank == comm.rank])
+        checkpoint.close()
 
 
 def _checkers(pending: Sequence[PendingLoad], manifest: CheckpointManifest, world_size: int) -> dict[str, int]:
-    """Which rank sees to it that all of a file is checked: one that reads it anyway, or else they take turns."""
+    """Which rank makes sure that all of a file is checked: one that reads it anyway, or else one after the other."""
     checkers = {name: number % world_size for number, name in enumerate(sorted(manifest.files))}
-    for one in pending:
-        if one.source is not None:
-            first = {copy.name: copy.holders[0] for copy in one.bound.copies}
-            for copy, files in reversed(selected_copies(one.bound, manifest).items()):
+    for component in pending:
+        if component.source is not None:
+            first = {copy.name: copy.holders[0] for copy in component.bound.copies}
+            for copy, files in reversed(selected_copies(component.bound, manifest).items()):
                 checkers |= dict.fromkeys(files, first[copy])
     return checkers
 
 
 def _apply(pending: Sequence[PendingLoad], step: int, rank: int) -> None:
-    for one in pending:
-        if one.source is not None:
-            one.bound.stateful.load_state_dict(one.state)
-        elif one.action == "fresh" and isinstance(one.bound.stateful, SupportsReset):
-            one.bound.stateful.reset(step, rank)
+    for component in pending:
+        stateful = component.bound.stateful
+        if component.source is not None:
+            stateful.load_state_dict(component.state)
+        elif component.action == "fresh" and isinstance(stateful, SupportsReset):
+            stateful.reset(step, rank)
 
 
-def _row(one: PendingLoad, manifest: CheckpointManifest) -> ComponentLoadRow:
-    record = manifest.components.get(one.bound.key)
-    return ComponentLoadRow(
-        one.bound.key, record.sharing if record else "-", str(one.bound.resolved.sharing), one.action
-    )
+def _row(component: PendingLoad, manifest: CheckpointManifest) -> ComponentLoadRow:
+    bound = component.bound
+    record = manifest.components.get(bound.key)
+    saved = record.sharing if record else "-"
+    return ComponentLoadRow(bound.key, saved, str(bound.resolved.sharing), component.action)

@@ -1,4 +1,4 @@
-"""The tensors of one component in a checkpoint as whole tensors, whatever the number of parts and files they lie in."""
+"""The tensors of one component in a checkpoint as whole tensors, however many parts and files hold them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dcp_runner.checkpoint.state.dtensor import from_local_like, is_dtensor, loc
 from dcp_runner.checkpoint.state.treespec import Json
 
 BUCKET = 32 * 2**20
-"""Bytes that are read at once of a part that is cut otherwise than it is wanted."""
+"""Bytes that are read at once from a part that is sharded differently than it is needed."""
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class TensorReader:
         self.add(files)
 
     def add(self, files: Sequence[TensorFile]) -> None:
-        """Look for parts in these files too."""
+        """Take parts from these files too."""
         for file in files:
             self.files.append(file)
             for name, stored in file.tensors.items():
                 self._pieces.setdefault(name, []).append(Piece(file, stored))
 
     def skeletons(self) -> list[Json]:
-        """The state trees that the files carry, one for each copy."""
+        """The tree specs that the files carry, one for each copy."""
         return [file.about["tree"] for file in self.files if "tree" in file.about]
 
-    def cut(self) -> frozenset[str]:
-        """Names of the tensors that are in parts."""
+    def in_parts(self) -> frozenset[str]:
+        """Names of the tensors that were saved in parts."""
         found = ((name, piece.stored.box) for name, pieces in self._pieces.items() for piece in pieces)
         return frozenset(name for name, box in found if box.sizes != box.shape)
 
@@ -58,17 +58,17 @@ class TensorReader:
         stored = self._pieces[name][0].stored
         return torch.empty(stored.box.shape, dtype=stored.dtype, device="meta")
 
-    def place(self, name: str) -> tuple[int, int]:
-        """Where its first part lies: the number of the file, and the byte in it."""
+    def position(self, name: str) -> tuple[int, int]:
+        """Of its first part: the number of the file, and the byte in it."""
         first = self._pieces[name][0]
         return self.files.index(first.file), first.stored.start
 
     def problem(self, name: str, live: Any) -> str:
-        """Why the tensor cannot be read in the place of the live value, or nothing."""
+        """Why the tensor cannot be read for the place of the live value, or nothing."""
         pieces = self._pieces.get(name, [])
         if not pieces:
             return f"tensor {name!r} is in none of its files"
-        box = self._wanted(name, live)
+        box = self._needed(name, live)
         parts = list(self._parts(name, box))
         if sum(common.elements for _, common in parts) != box.elements:
             return f"tensor {name!r}: not all of its parts are in the checkpoint"
@@ -86,22 +86,22 @@ class TensorReader:
         return found
 
     def read(self, name: str, live: Any) -> torch.Tensor:
-        """The tensor, cut as the live one is if it has the same shape; on the CPU if it is not cut.
+        """The tensor, sharded as the live one is if that has the same shape; on the CPU if it is not sharded.
 
-        Needs, beside the result, the memory of a bucket. Raises IntegrityError for bytes that are not as written.
+        Needs the memory of the result and of one bucket. Raises IntegrityError for bytes that are not as written.
         """
-        box = self._wanted(name, live)
+        box = self._needed(name, live)
         if (name, box) not in self._read:
             self._read[name, box] = self._assemble(name, box)
         local = self._read[name, box]
         return from_local_like(local, live) if is_dtensor(live) and tuple(live.shape) == box.shape else local
 
-    def _wanted(self, name: str, live: Any) -> Box:
+    def _needed(self, name: str, live: Any) -> Box:
         shape = self._pieces[name][0].stored.box.shape
         return local_shard(live)[1] if is_dtensor(live) and tuple(live.shape) == shape else Box.full(shape)
 
     def _parts(self, name: str, box: Box) -> Iterator[tuple[Piece, Box]]:
-        """The stored parts that have elements of the box, each place once, with what they have in common."""
+        """The stored parts that have elements of the box, each box once, with what they have in common."""
         seen: set[Box] = set()
         for piece in self._pieces[name]:
             common = piece.stored.box.intersection(box)
@@ -129,13 +129,13 @@ class TensorReader:
 def _copy(
     piece: Piece, name: str, take: tuple[slice, ...], start: int, sizes: tuple[int, ...], target: torch.Tensor
 ) -> None:
-    """Copy the elements `take` of an array of these sizes, which begins at element `start` of a part, in buckets."""
+    """Copy the elements `take` of an array of these sizes, which starts at element `start` of a part, in buckets."""
     width = piece.stored.dtype.itemsize
     row = prod(sizes[1:])
     at_once = max(1, BUCKET // (row * width))
     if row * width > BUCKET and len(sizes) > 1:
-        for number, place in enumerate(range(take[0].start, take[0].stop)):
-            _copy(piece, name, take[1:], start + place * row, sizes[1:], target[number])
+        for number, index in enumerate(range(take[0].start, take[0].stop)):
+            _copy(piece, name, take[1:], start + index * row, sizes[1:], target[number])
         return
     for first in range(take[0].start, take[0].stop, at_once):
         rows = min(at_once, take[0].stop - first)

@@ -1,4 +1,4 @@
-"""Staging: the states taken apart, each with its plan, and digested once for the comparison and for the files."""
+"""Before a save writes: states flattened, planned in parts, and digested once for the comparison and for the files."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from dcp_runner.checkpoint.sync.comm import Comm
 
 @dataclass
 class PreparedComponent:
-    """This rank's copy of one component, taken apart, with its plan and digests."""
+    """This rank's copy of one component, flattened, with the plan of its parts and digests."""
 
     bound: BoundComponent
     flat: FlatState
     shared: Mapping[str, Sharing]
-    """By path of a tensor, how it is shared: more widely than the component, where it is not cut as others are."""
+    """By path of a tensor, how it is shared: more widely than the component, where others are sharded and it is not."""
     parts: tuple[Part, ...] = ()
     digests: dict[str, TensorDigest] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bound: BoundComponent, flat: FlatState) -> PreparedComponent:
-        """Not yet planned."""
+        """Without a plan and digests."""
         cut = {path: _cut_along(flat, path, bound) for path in (*flat.tensors, *flat.tied)}
         sharing = {axes: bound.sharing_of_tensor(axes) for axes in set(cut.values())}
         return cls(bound, flat, {path: sharing[axes] for path, axes in cut.items()})
@@ -52,8 +52,8 @@ class PreparedComponent:
         small = [name for name in sizes if name not in big] if part.number == 1 else []
         return {name: self.flat.tensors[name] for name in (*part.names, *small)}
 
-    def layers(self) -> dict[str, dict[str, LeafFingerprint]]:
-        """What is compared, by the text of its sharing. What is no tensor is shared as tensors that are not cut."""
+    def by_sharing(self) -> dict[str, dict[str, LeafFingerprint]]:
+        """What is compared, by the text of its sharing. All but tensors is shared as tensors that are not sharded."""
         uncut = self.bound.sharing_of_tensor(frozenset())
         found: dict[str, dict[str, LeafFingerprint]] = {str(uncut): {}}
         table = fingerprints(self.flat, self.digests) if self.bound.compares_values else layout_fingerprints(self.flat)
@@ -62,39 +62,45 @@ class PreparedComponent:
         return found
 
 
-def prepare_components(bound: Sequence[BoundComponent]) -> list[FlatState]:
-    """Take all states apart. Raises UnsupportedStateError with all that cannot be stored."""
+def flatten_states(bound: Sequence[BoundComponent]) -> list[FlatState]:
+    """Flatten all states. Raises UnsupportedStateError with everything that cannot be stored."""
     flats, refused = [], []
-    for one in bound:
+    for component in bound:
         try:
-            flats.append(flatten(one.stateful.state_dict()))
-            refused += _spoiled(one, flats[-1])
+            flats.append(flatten(component.stateful.state_dict()))
+            refused += _lost_by_sharing(component, flats[-1])
         except UnsupportedStateError as error:
-            refused.append(f"component {one.key!r} {error}")
+            refused.append(f"component {component.key!r} {error}")
     if refused:
         raise UnsupportedStateError("; ".join(refused))
     return flats
 
 
-def stage(bound: Sequence[BoundComponent], flats: Sequence[FlatState], comm: Comm) -> list[PreparedComponent]:
-    """Plan the parts of all states.
+def plan_parts(bound: Sequence[BoundComponent], flats: Sequence[FlatState], comm: Comm) -> list[PreparedComponent]:
+    """Prepare all components, each with the plan of its parts.
 
-    Every rank plans for all, so they exchange the axes along which a state is cut: a stage of a pipeline may hold no
-    cut tensor where another does. Called by all ranks. Raises CheckpointError.
+    Every rank plans for all, so they exchange the axes along which a state is sharded: a stage of a pipeline may hold
+    no sharded tensor where another does. Called by all ranks. Raises CheckpointError.
     """
     everyone = comm.exchange("plan", [sorted(_axes(flat, part)) for part, flat in zip(bound, flats, strict=True)])
     cuts = [frozenset().union(*axes_by_rank) for axes_by_rank in zip(*everyone, strict=True)]
-    staged = [
+    prepared = [
         PreparedComponent.of(part.with_sharded_axes(cut), flat)
         for part, flat, cut in zip(bound, flats, cuts, strict=True)
     ]
-    for turn, new in enumerate(staged):
-        new.parts = split(new.bound.key, new.bound.own_copy, new.sizes, turn)
-    return staged
+    for rotation, component in enumerate(prepared):
+        component.parts = split(component.bound.key, component.bound.own_copy, component.sizes, rotation)
+    return prepared
 
 
-def _spoiled(bound: BoundComponent, flat: FlatState) -> list[str]:
-    """What would be lost, where tensors are cut along axes by which its sharing keeps one copy."""
+def digest_tensors(prepared: Sequence[PreparedComponent]) -> None:
+    """One pass over all tensors."""
+    for component in prepared:
+        component.digests = {name: digest_tensor(tensor) for name, tensor in component.flat.tensors.items()}
+
+
+def _lost_by_sharing(bound: BoundComponent, flat: FlatState) -> list[str]:
+    """What would be lost: tensors that are sharded along axes along which the component's sharing keeps one copy."""
     sharing = bound.with_sharded_axes(_axes(flat, bound)).resolved.sharing
     kept = distinct_axes(sharing, [*bound.topology.mesh])
     lost = {path: cut - kept for path in flat.shard_groups if (cut := _cut_along(flat, path, bound)) - kept}
@@ -102,21 +108,16 @@ def _spoiled(bound: BoundComponent, flat: FlatState) -> list[str]:
         return []
     path, axes = next(iter(lost.items()))
     return [
-        f"component {bound.key!r}: {path} is a DTensor cut along {', '.join(sorted(axes))}, so it cannot be shared as "
-        f"{sharing}; declare sharing.{bound.key}=per_rank, or per_group with other axes, or leave it to auto"
+        f"component {bound.key!r}: {path} is a DTensor that is sharded along {', '.join(sorted(axes))}, so it cannot "
+        f"be shared as {sharing}; declare sharing.{bound.key}=per_rank, or per_group with other axes, or leave it to "
+        "auto"
     ]
 
 
 def _axes(flat: FlatState, bound: BoundComponent) -> frozenset[str]:
-    """All axes along which this rank's tensors are cut."""
+    """All axes along which this rank's tensors are sharded."""
     return frozenset(axis for path in flat.shard_groups for axis in _cut_along(flat, path, bound))
 
 
-def _cut_along(flat: FlatState, path: str, one: BoundComponent) -> frozenset[str]:
-    return frozenset(axis for ranks in flat.shard_groups.get(path, ()) for axis in one.topology.axes_among(ranks))
-
-
-def digest(staged: Sequence[PreparedComponent]) -> None:
-    """One pass over all tensors."""
-    for one in staged:
-        one.digests = {name: digest_tensor(tensor) for name, tensor in one.flat.tensors.items()}
+def _cut_along(flat: FlatState, path: str, bound: BoundComponent) -> frozenset[str]:
+    return frozenset(axis for ranks in flat.shard_groups.get(path, ()) for axis in bound.topology.axes_among(ranks))

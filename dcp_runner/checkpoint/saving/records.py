@@ -1,4 +1,4 @@
-"""What the manifest says of a save."""
+"""The manifest of a save, from the records of all ranks."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import torch
 
 from dcp_runner.checkpoint.bind import BoundComponent
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest, ComponentRecord, CopyRecord, FileRecord
+from dcp_runner.checkpoint.saving.request import SaveRequest
 from dcp_runner.checkpoint.state.treespec import Json
 from dcp_runner.checkpoint.topology import Topology
 
 
 class Stopwatch:
-    """Seconds since the last lap, by name of the phase."""
+    """Seconds that each phase has taken, by its name."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -29,49 +30,47 @@ class Stopwatch:
         self._last = now
 
 
-def _manifest(
+def build_manifest(
     bound: Sequence[BoundComponent],
     topology: Topology,
-    gathered: Sequence[dict[str, Json]],
-    watch: Stopwatch,
-    step: int,
-    attempt: str,
-    metrics: Mapping[str, float],
-    config: str,
-    origin: Mapping[str, Json],
+    request: SaveRequest,
+    records: Sequence[dict[str, Json]],
+    others: Mapping[str, FileRecord],
+    seconds: Mapping[str, float],
 ) -> CheckpointManifest:
-    files = {path: record for records in gathered for path, record in records.items()}
+    """The manifest of a save: `records` are those of each rank's parts by path, `others` those of all other files."""
+    parts = {path: record for of_rank in records for path, record in of_rank.items()}
     return CheckpointManifest(
-        step=step,
-        attempt=attempt,
+        step=request.step,
+        attempt=request.attempt,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         world_size=topology.world_size,
         axes=topology.mesh,
         nodes=tuple(tuple(node) for node in topology.nodes or ()),
-        components={one.key: _component(one, files) for one in bound},
-        files={path: FileRecord(record["size"], record["digest"]) for path, record in files.items()},
-        metrics={name: float(value) for name, value in metrics.items()},
-        config=config,
-        origin=origin,
+        components={component.key: _component(component, parts) for component in bound},
+        files={path: FileRecord(record["size"], record["digest"]) for path, record in parts.items()} | dict(others),
+        metrics=request.metrics,
+        config=request.config,
+        origin=request.origin,
         versions=_versions(),
-        seconds=watch.laps,
+        seconds=seconds,
     )
 
 
-def _component(one: BoundComponent, files: Mapping[str, Json]) -> ComponentRecord:
-    own = {path: record for path, record in sorted(files.items()) if record["component"] == one.key}
+def _component(bound: BoundComponent, files: Mapping[str, Json]) -> ComponentRecord:
+    own = {path: record for path, record in sorted(files.items()) if record["component"] == bound.key}
     copies = {}
-    for copy in one.copies:
+    for copy in bound.copies:
         paths = [path for path, record in own.items() if record["copy"] == copy.name]
         copies[copy.name] = CopyRecord(copy.holders, tuple(own[path]["writer"] for path in paths), tuple(paths))
     return ComponentRecord(
-        sharing=str(one.resolved.sharing),
-        reason=one.resolved.reason,
-        validation=one.validation.value if one.compares_values else "none",
+        sharing=str(bound.resolved.sharing),
+        reason=bound.resolved.reason,
+        validation=bound.validation.value if bound.compares_values else "none",
         bytes=sum(record["bytes"] for record in own.values()),
         copies=copies,
-        metadata=dict(one.component.metadata),
-        required=one.component.required,
+        metadata=dict(bound.component.metadata),
+        required=bound.component.required,
     )
 
 

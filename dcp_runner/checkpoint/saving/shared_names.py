@@ -1,8 +1,8 @@
 """Tensors that several copies of a component hold under one name, though the copies are parts of one state.
 
 A buffer that every pipeline stage has is in several copies. Another topology makes one tensor of it, so it must be the
-same in all of them. Two sums over the tensors that are not cut, one of their names and one of their digests too, show
-in 32 bytes that two copies hold the same tensors. Where the names differ, the names themselves are compared, once.
+same in all of them. Two sums over the tensors that are not sharded, one of their names and one of their digests too,
+show in 32 bytes that two copies hold the same tensors. Where the names differ, the names themselves are compared, once.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ Sums = Sequence[str]
 """Of the names, and of the names with their digests."""
 
 
-def namesake_sums(staged: PreparedComponent) -> Sums | None:
+def shared_name_sums(component: PreparedComponent) -> Sums | None:
     """Those of this rank; None where copies need not agree, or there is only one."""
-    bound = staged.bound
+    bound = component.bound
     parts = (isinstance(bound.stateful, Reshardable) or bound.sharded_along) and not bound.resolved.independent
     if not parts or len(bound.copies) == 1 or not bound.own_copy.equal or bound.validation is Validation.none:
         return None
-    table = _table(staged)
+    table = _table(component)
     return [_sum(table), _sum(f"{path} {digest}" for path, digest in table.items())]
 
 
-def conflicts(staged: PreparedComponent, sums: Sequence[Sums | None], comm: Comm) -> list[str]:
+def conflicts(component: PreparedComponent, sums: Sequence[Sums | None], comm: Comm) -> list[str]:
     """What is wrong with a component, the same on every rank. Called by all ranks, with the sums of all of them."""
-    bound = staged.bound
+    bound = component.bound
     by_copy = {copy: tuple(found) for copy in bound.copies if (found := sums[copy.holders[0]])}
     names = frozenset(of_names for of_names, _ in by_copy.values())
     if len(set(by_copy.values())) == len(names) and (len(names) <= 1 or names in bound.disjoint_names):
         return []
-    own = _table(staged) if comm.rank == bound.own_copy.holders[0] else {}
+    own = _table(component) if comm.rank == bound.own_copy.holders[0] else {}
     tables = comm.exchange("verify", own)
     holders: dict[str, dict[str, list[str]]] = {}
     for copy in by_copy:
@@ -49,10 +49,10 @@ def conflicts(staged: PreparedComponent, sums: Sequence[Sums | None], comm: Comm
     return [_message(bound.key, different)] if different else []
 
 
-def _table(staged: PreparedComponent) -> dict[str, str]:
-    """Path -> digest of the tensors that are not cut."""
-    flat = staged.flat
-    return {path: staged.digests[path].whole for path in flat.tensors if not flat.shard_groups.get(path)}
+def _table(component: PreparedComponent) -> dict[str, str]:
+    """Path -> digest of the tensors that are not sharded."""
+    flat = component.flat
+    return {path: component.digests[path].whole for path in flat.tensors if not flat.shard_groups.get(path)}
 
 
 def _sum(texts: Iterable[str]) -> str:

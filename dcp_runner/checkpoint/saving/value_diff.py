@@ -24,7 +24,6 @@ Kind = Any
 
 def compare_values(
     copies: Sequence[Copy],
-    mine: Copy,
     tensors: Mapping[str, torch.Tensor],
     differing: Mapping[str, tuple[int, ...]],
     comm: Comm,
@@ -32,20 +31,20 @@ def compare_values(
     """For this rank's tensors at the differing paths, how they differ from the reference: the first holder in the
     majority.
 
-    `differing` maps path to odd ranks, equal on all holders of a copy. Called by all ranks; the copies take turns.
-    A reference is broadcast in blocks of 4 MiB, so no rank holds a second tensor.
+    `differing` maps a path to the outlier ranks, equal on all holders of a copy. Called by all ranks, for one copy
+    after the other. A reference is broadcast in blocks of 4 MiB, so no rank holds a second tensor.
     """
-    everyone = comm.exchange("verify", {path: [odd, _kind(tensors.get(path))] for path, odd in differing.items()})
-    told: dict[str, str] = {}
+    everyone = comm.exchange("verify", {path: [out, _kind(tensors.get(path))] for path, out in differing.items()})
+    found: dict[str, str] = {}
     for copy in copies:
         compared = 0
-        for path, (odd, _) in everyone[copy.holders[0]].items():
+        for path, (outliers, _) in everyone[copy.holders[0]].items():
             kinds = {rank: everyone[rank][path][1] for rank in copy.holders if everyone[rank][path][1]}
             if len(kinds) > 1 and compared < COMPARED:
                 compared += 1
-                source = min(kinds, key=lambda rank: (rank in odd, rank))
-                told[path] = _compare(tensors[path] if comm.rank in kinds else None, kinds, source, comm)
-    return told
+                source = min(kinds, key=lambda rank: (rank in outliers, rank))
+                found[path] = _compare(tensors[path] if comm.rank in kinds else None, kinds, source, comm)
+    return found
 
 
 def _kind(tensor: torch.Tensor | None) -> Kind:
@@ -60,7 +59,7 @@ class _Found:
 
 
 def _compare(tensor: torch.Tensor | None, kinds: Mapping[int, Kind], source: int, comm: Comm) -> str:
-    """Compare this rank's tensor (None: it takes part without one) with that of rank `source`."""
+    """Compare this rank's tensor with that of rank `source`. A rank that has none (None) only takes part."""
     own, theirs = kinds.get(comm.rank), kinds[source]
     held = tensor if own == theirs else None
     found = comm.agree("verify", lambda: _blockwise(held, theirs[2], source, comm))
@@ -68,7 +67,7 @@ def _compare(tensor: torch.Tensor | None, kinds: Mapping[int, Kind], source: int
         return f" ({own[0]} {tuple(own[1])} here, {theirs[0]} {tuple(theirs[1])} on rank {source})"
     if held is None or not found.count:
         return ""
-    index = tuple(int(place) for place in np.unravel_index(found.first, held.shape))
+    index = tuple(int(number) for number in np.unravel_index(found.first, held.shape))
     return (
         f" ({found.count} of {held.numel()} elements differ from rank {source}'s, the first at {index}, "
         f"by at most {found.largest:g})"
@@ -91,16 +90,16 @@ def _blockwise(tensor: torch.Tensor | None, size: int, source: int, comm: Comm) 
         if changed.any():
             found.count += int(changed.sum())
             found.first = start // width + int(changed.nonzero()[0]) if found.first < 0 else found.first
-            one, other = (side.view(-1, width)[changed].reshape(-1).view(tensor.dtype) for side in (own, block))
-            found.largest = max(found.largest, _distance(one, other))
+            ours, theirs = (side.view(-1, width)[changed].reshape(-1).view(tensor.dtype) for side in (own, block))
+            found.largest = max(found.largest, _distance(ours, theirs))
     return found
 
 
-def _distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The largest absolute difference; infinite where one is no number, NaN for packed dtypes that torch cannot
+def _distance(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """The largest absolute difference; infinite where a value is not finite, NaN for packed dtypes that torch cannot
     widen.
     """
-    if "x2" in str(one.dtype):
+    if "x2" in str(ours.dtype):
         return float("nan")
-    wide: Any = torch.complex128 if one.is_complex() else torch.float64
-    return float((one.to(wide) - other.to(wide)).abs().nan_to_num(float("inf"), float("inf")).max())
+    wide: Any = torch.complex128 if ours.is_complex() else torch.float64
+    return float((ours.to(wide) - theirs.to(wide)).abs().nan_to_num(float("inf"), float("inf")).max())

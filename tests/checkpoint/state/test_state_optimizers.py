@@ -165,7 +165,7 @@ def test_other_parameters_are_named_with_near_ones(strict: bool, tmp_path: Path)
             coordinator.load(1)
         told = str(failure.value)
     else:
-        told = "\n".join(coordinator.load(1, strict=False).notes)
+        told = "\n".join(coordinator.load(1, strict=False).accepted)
         assert list(second.state) == [live["b"]]
     for component in ("model", "optimizer"):
         assert f"{component}: missing in the checkpoint: a_weigth (near: a_weight)" in told
