@@ -153,7 +153,9 @@ def test_how_long_an_array_may_be(cluster: Cluster, script: str | None, expected
     assert Slurm().longest_array() == expected
 
 
-@pytest.mark.parametrize(("script", "message"), [("echo 'Access denied' >&2; exit 1", "Access denied"), ("exit 3", "3")])
+@pytest.mark.parametrize(
+    ("script", "message"), [("echo 'Access denied' >&2; exit 1", "Access denied"), ("exit 3", "3")]
+)
 def test_what_scancel_refuses_is_returned(cluster: Cluster, script: str, message: str) -> None:
     cluster.program("scancel", script)
     assert message in Slurm().cancel(["12"])
