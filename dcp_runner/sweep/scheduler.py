@@ -85,7 +85,7 @@ class Slurm:
 
 
 class Local:
-    """Each job is a shell that becomes submitit's controller once the jobs before it have ended, known by its process
+    """Each job is a shell that runs submitit's controller once the jobs before it have ended, known by its process
     id. An id that the system has reused belongs to a process whose command line lacks the sweep folder. The system
     does not remember which jobs were cancelled, so a file marks them.
     """

@@ -56,8 +56,7 @@ def _update(sweep: Sweep, job: JobRecord, scheduler_state: str | None) -> None:
     ended = scheduler_state not in PENDING | RUNNING  # else every check would read the files of thousands of jobs
     found, srun_death = (failures(sweep, job), _srun_death(sweep, job)) if ended else ([], None)
     job.state, job.reason = job_state.judge(scheduler_state, ranks, exits, found, srun_death)
-    printed = of_last_id or [*sweep.outputs(job)]
-    if job.state is JobState.failed and sweep.scheduler == "slurm" and not printed:
+    if job.state is JobState.failed and sweep.scheduler == "slurm" and not (of_last_id or [*sweep.outputs(job)]):
         job.reason += f"; its tasks wrote nothing to {sweep.path}: is it on a file system that all nodes share?"
     if job.state is JobState.running and not of_last_id:
         job.state = JobState.waiting

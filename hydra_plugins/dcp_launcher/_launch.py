@@ -18,19 +18,17 @@ from submitit import Job, LocalJob
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.folders import obstacle
 from dcp_runner.common.gc_pause import gc_paused
-from dcp_runner.launch.broadcast import RunFailed
 from dcp_runner.launch.preflight.hydra_private import BASIC_SWEEPER
 from dcp_runner.launch.preflight.resolve import remove_empty_dir
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders
-from dcp_runner.launch.submitit_seam import pickle_load
 from dcp_runner.sweep.provenance import copy_code
-from dcp_runner.sweep.record import JobRecord, JobState, Sweep
-from dcp_runner.sweep.status import most_useful_logs, summary, wait
+from dcp_runner.sweep.record import Sweep
+from dcp_runner.sweep.status import wait
 from hydra_plugins.dcp_launcher._config import DcpLauncherConfig, DcpLocalConfig, DcpSlurmConfig
 from hydra_plugins.dcp_launcher._planned import PlannedJob, check_objective, check_time_limit, describe_job
 from hydra_plugins.dcp_launcher._remaining import open_or_resume
+from hydra_plugins.dcp_launcher._results import results, returned
 from hydra_plugins.dcp_launcher._submit import batch_scripts, build_payloads, submit_here, submit_to_slurm
-from hydra_plugins.dcp_launcher._sweep_job import RETURNED
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +64,7 @@ def launch(
         _check(jobs, options, str(config.hydra.sweeper._target_), job_folders)
     if jobs and all(job.is_dry for job in jobs):
         _show(Sweep(path=folder, scheduler=options.scheduler), jobs, options)
-        return [_returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
+        return [returned(job.cfg, JobStatus.COMPLETED, None) for job in jobs]
     with gc_paused():
         sweep, remaining = _open(folder, options.scheduler, jobs)
         handles = _submit(sweep, remaining, context, task, options)
@@ -74,9 +72,9 @@ def launch(
     if not options.wait:
         shown = shlex.quote(os.path.relpath(folder))
         log.info("submitted; to follow it: dcp-runner status %s  (or wait, logs, results, cancel)", shown)
-        return [_returned(job.cfg, JobStatus.COMPLETED, job.record.ids[-1]) for job in jobs]
+        return [returned(job.cfg, JobStatus.COMPLETED, job.record.ids[-1]) for job in jobs]
     _wait(sweep, jobs, options.poll_s, handles)
-    return _results(sweep, jobs)
+    return results(sweep, jobs)
 
 
 def _planned(
@@ -189,33 +187,3 @@ def _wait(sweep: Sweep, jobs: Sequence[PlannedJob], poll_s: float, handles: Sequ
     for handle in handles:
         if isinstance(handle, LocalJob):
             handle.done()  # reaps its process
-
-
-def _results(sweep: Sweep, jobs: Sequence[PlannedJob]) -> list[JobReturn]:
-    results = []
-    for job in jobs:
-        record = job.record
-        file = sweep.job_dir(record) / RETURNED
-        returned: JobReturn | None = pickle_load(file) if file.exists() else None
-        if record.state is JobState.done:
-            results.append(returned or _returned(job.cfg, JobStatus.COMPLETED, None))
-            continue
-        logs = most_useful_logs(sweep, record)
-        if logs:
-            log.error("job %d %s; log: %s", record.number, record.state, logs[0])
-        if returned is None or returned.status is not JobStatus.FAILED:
-            returned = _returned(job.cfg, JobStatus.FAILED, RunFailed(_reason(record)))
-        results.append(returned)
-    log.info("%s", summary(sweep))
-    return results
-
-
-def _reason(record: JobRecord) -> str:
-    return f"job {record.number} {record.state}: {record.reason}"
-
-
-def _returned(cfg: DictConfig, status: JobStatus, value: Any) -> JobReturn:
-    overrides = [str(override) for override in cfg.hydra.overrides.task]
-    returned = JobReturn(cfg=cfg, overrides=overrides, status=status, task_name=cfg.hydra.job.name)
-    returned.return_value = value
-    return returned

@@ -29,7 +29,7 @@ for arguments in ("run --help", "--cfg job --resolve", "-sc query=bash"):
 def test_help_and_completion_do_not_import_torch(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", NO_TORCH], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = ended.stdout.splitlines()
-    assert [line for line in lines if line.endswith(("--help", "--resolve", "query=bash"))] == [
+    assert [line for line in lines if line.endswith(("run --help", "--resolve", "query=bash"))] == [
         "False after run --help",
         "False after --cfg job --resolve",
         "False after -sc query=bash",

@@ -57,7 +57,7 @@ def optimise(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
 def test_it_gets_the_last_value_of_the_metric(tmp_path: Path) -> None:
     done = optimise(tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    values = [float(word) for line in done.stdout.splitlines() if "VALUES" in line for word in line.split()[1:]]
+    values = [float(text) for line in done.stdout.splitlines() if "VALUES" in line for text in line.split()[1:]]
     lines = [(tmp_path / f"s/{number}/metrics.jsonl").read_text().splitlines() for number in range(3)]
     last = [[json.loads(line)["eval_loss"] for line in of_job if "eval_loss" in line][-1] for of_job in lines]
     assert values == last and values[1] < values[0]

@@ -54,10 +54,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     made.control("up", "7")
     lines = [line.removeprefix("export ") for line in made.control("env").splitlines()]
-    told = dict(line.split("=", 1) for line in lines)
+    exported = dict(line.split("=", 1) for line in lines)
     path = f"{made.state}/bin:{BIN}:{os.environ['PATH']}"
     made.env = os.environ | {
-        "SLURM_CONF": told["SLURM_CONF"],
+        "SLURM_CONF": exported["SLURM_CONF"],
         "PATH": path,
         "PYTHONPATH": str(SUPPORT),
         "COLUMNS": "200",
@@ -86,7 +86,7 @@ class Sweep:
         return self.cluster.run(str(BIN / "dcp-runner"), name, str(self.path), *arguments)
 
     def wait(self, *numbers: int) -> list[dict[str, Any]]:
-        """As `dcp-runner wait --json` tells it."""
+        """As `dcp-runner wait --json` reports it."""
         done = self.command("wait", *map(str, numbers), "--json", "--poll", "0.5")
         rows: list[dict[str, Any]] = json.loads(done.stdout)
         assert done.returncode == int(any(row["state"] != "done" for row in rows)), done.stderr
@@ -132,8 +132,8 @@ class Sweep:
             except OSError:
                 continue
             env = dict(line.split(b"=", 1) for line in lines if b"=" in line)
-            mine = env.get(b"SLURM_JOB_ID") == raw.encode() and b"SLURM_STEP_ID" in env
-            if mine and b"dcp_runner.launch.task" in command and not command.startswith(b"srun"):
+            is_task = env.get(b"SLURM_JOB_ID") == raw.encode() and b"SLURM_STEP_ID" in env
+            if is_task and b"dcp_runner.launch.task" in command and not command.startswith(b"srun"):
                 found[int(env[b"SLURM_PROCID"])] = int(folder.name)
         return found
 

@@ -20,8 +20,8 @@ FAULTS = ["kill-node", "net", "kill-slurmd"]
 
 
 def nodes_of(sweep: Sweep, number: int) -> list[str]:
-    told = sweep.cluster.ask("squeue", "--noheader", "--array", "--format=%N", f"--jobs={sweep.id(number)}")
-    return sweep.cluster.ask("scontrol", "show", "hostnames", told).split()
+    nodes = sweep.cluster.ask("squeue", "--noheader", "--array", "--format=%N", f"--jobs={sweep.id(number)}")
+    return sweep.cluster.ask("scontrol", "show", "hostnames", nodes).split()
 
 
 @pytest.fixture(scope="module")
@@ -71,13 +71,13 @@ def test_all_end_alike(jobs: Sweep) -> None:
 
 def test_no_process_stays_behind(jobs: Sweep) -> None:
     deadline = time.monotonic() + 60
-    while left := [jobs.pids(number) for number in range(3) if jobs.pids(number)]:
-        assert time.monotonic() < deadline, left
+    while alive := [jobs.pids(number) for number in range(3) if jobs.pids(number)]:
+        assert time.monotonic() < deadline, alive
         time.sleep(0.5)
 
 
 def test_a_controller_that_is_restarted(limited: Sweep, jobs: Sweep, submit: Submit) -> None:
-    """The job does not notice; who asks meanwhile is told that there is no answer, not that the job has failed."""
+    """The job is not affected; meanwhile `status` reports that there is no answer, not that the job has failed."""
     cluster = limited.cluster
     sweep = submit(
         "+callbacks.slow={_target_: acts.Slow, seconds: 0.2}",
@@ -107,7 +107,7 @@ def _stop_controller(cluster: Cluster) -> None:
 
 
 def _state(pid: int) -> str:
-    """Z once it has ended, whether its parent has taken note or not."""
+    """Z once it has ended, whether its parent has reaped it or not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Hydra's own suites against the launcher of SLURM. They want a process in which nobody has used Hydra before."""
+"""Hydra's own suites against the launcher of SLURM. They need a process that has not used Hydra before."""
 
 from __future__ import annotations
 

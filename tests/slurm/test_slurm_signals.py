@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.timeout(600)]
 STEPS = 40
 JOB = ["parallel=ddp", "parallel.dp=2", "data.workers=1", f"trainer.max_steps={STEPS}", "seed=3"]
 NOW = "SIGTERM twice"
-WAYS = ["at once", NOW, "notice", "to one rank", "notice, then SIGTERM", "scontrol requeue", "SIGTERM"]
+WAYS = ["at once", NOW, "USR2", "to one rank", "USR2, then SIGTERM", "scontrol requeue", "SIGTERM"]
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +35,11 @@ def jobs(submit: Submit) -> Sweep:
             send(number, "USR2")
             continue
         sweep.until_step(3, number)
-        if way == "notice":
+        if way == "USR2":
             send(number, "USR2")
         elif way == "to one rank":
             sweep.kill(1, number, signal.SIGUSR1)
-        elif way == "notice, then SIGTERM":
+        elif way == "USR2, then SIGTERM":
             send(number, "USR2")
             send(number, "TERM")
         elif way == "scontrol requeue":
@@ -55,7 +55,7 @@ def jobs(submit: Submit) -> Sweep:
 
 @pytest.fixture(scope="module")
 def whole(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run that nobody stops, on ranks of this machine."""
+    """The run that is not stopped, on ranks of this machine."""
     folder = tmp_path_factory.mktemp("whole")
     quick = ["debug=tiny", "trainer.eval_every=null", f"hydra.run.dir={folder}"]
     done = cluster.run(str(BIN / "dcp-runner"), *quick, *JOB, "checkpoint.every_steps=1000")

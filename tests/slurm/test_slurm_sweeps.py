@@ -1,4 +1,4 @@
-"""Sweeps on a real cluster: shapes of their own, the losses of local runs, the truth about what fails, and resuming."""
+"""Sweeps on a real cluster: shapes of their own, the losses of local runs, the true outcome of what fails, and resuming."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def losses(run: Path) -> list[tuple[float, float]]:
 
 
 def test_every_job_has_its_shape_and_one_folder(shapes: tuple[Sweep, str]) -> None:
-    sweep, told = shapes
+    sweep, printed = shapes
     assert [job["state"] for job in sweep.jobs] == ["done"] * 4
     assert [(job["nodes"], job["tasks_per_node"]) for job in sweep.jobs] == [(2, 2)] * 4
-    assert told.count(" done") >= 4
+    assert printed.count(" done") >= 4
     for number in range(4):
         run = sweep.path / str(number)
         assert sorted(path.name for path in (run / "attempts").iterdir()) == ["1"]
@@ -64,9 +64,9 @@ def test_losses_are_those_of_local_processes(shapes: tuple[Sweep, str], tmp_path
 
 
 HARMS = ["none-0", "none-1", "none-2", "raise", "kill", "stop"]
-TOLD = {
+REASONS = {
     "raise": r"rank 1 \(n\d\) raised ValueError: boom",
-    "kill": r"rank 1 \(n\d\) died: Killed, says srun",
+    "kill": r"rank 1 \(n\d\) died: Killed \(reported by srun\)",
     "stop": r"rank 1 did not reach a collective .*; rank 0 \(n\d\) timed out waiting for it: Timed out waiting 5000ms",
 }
 
@@ -87,12 +87,12 @@ def test_the_outcome_of_every_job_is_true(harmed: tuple[Sweep, list[dict[str, An
     sweep, rows, _ = harmed
     row = rows[HARMS.index(harm)]
     if harm.startswith("none"):
-        assert (row["state"], row["told"]) == ("done", "")
+        assert (row["state"], row["reason"]) == ("done", "")
     else:
         assert row["state"] == "failed"
-        assert re.match(TOLD[harm], row["told"]), row["told"]
+        assert re.match(REASONS[harm], row["reason"]), row["reason"]
         assert sweep.cluster.state_of(sweep.id(row["job"])) in ("FAILED", "CANCELLED")
-    assert sweep.pids(row["job"]) == {}, "no rank is left alive"
+    assert sweep.pids(row["job"]) == {}, "no rank is still alive"
 
 
 def test_a_sweep_is_resumed_where_it_failed(harmed: tuple[Sweep, list[dict[str, Any]], list[str]]) -> None:
@@ -101,7 +101,7 @@ def test_a_sweep_is_resumed_where_it_failed(harmed: tuple[Sweep, list[dict[str, 
     changed = sweep.cluster.run(
         str(BIN / "dcp-runner"), f"resume_sweep={sweep.path}", "optim.lr=0.5", cwd=sweep.path.parent
     )
-    assert changed.returncode != 0 and "it was another one" in changed.stdout + changed.stderr
+    assert changed.returncode != 0 and "has changed since it was submitted" in changed.stdout + changed.stderr
     assert [job["ids"] for job in sweep.jobs] == before
     done = sweep.cluster.run(str(BIN / "dcp-runner"), f"resume_sweep={sweep.path}", cwd=sweep.path.parent)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -156,7 +156,7 @@ class Say(Callback):
 
 
 def test_the_code_that_runs_is_the_code_that_was_submitted(cluster: Cluster, tmp_path: Path) -> None:
-    """The job waits while somebody edits the source."""
+    """The source is edited while the job waits."""
     repository, said = tmp_path / "repository", tmp_path / "said"
     repository.mkdir()
     (repository / "mine.py").write_text(MINE)

@@ -1,4 +1,4 @@
-"""Callbacks for runs on the cluster: steps that take their time, and ranks that come to harm once."""
+"""Callbacks for runs on the cluster: slow steps, and a rank that fails once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dcp_runner.train.callbacks import Callback, TrainerView
 
 
 class Slow(Callback):
-    """Steps of at least so many seconds; on the last rank, so that the others spend them inside a collective."""
+    """Steps of at least so many seconds: the last rank sleeps, and the others spend them inside a collective."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds

@@ -11,5 +11,5 @@ from hydra_plugins.dcp_launcher._planned import PlannedJob
 
 def planned(number: int, tasks: int, time_min: int | None = None) -> PlannedJob:
     record = JobRecord(number=number, overrides=[], tasks_per_node=tasks)
-    cfg = OmegaConf.create({"hydra": {"job": {"name": "mine"}}})
+    cfg = OmegaConf.create({"hydra": {"job": {"name": "mine"}, "overrides": {"task": [f"seed={number}"]}}})
     return PlannedJob(record, cfg, RunConfig(resources=ResourcesConfig(time_min=time_min)), [])

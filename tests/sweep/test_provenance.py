@@ -17,7 +17,7 @@ def git(place: Path, *arguments: str) -> str:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Of a sweep, in no repository, and with a git that nobody has configured."""
+    """Of a sweep, in no repository, and with a git that is not configured."""
     for name in [name for name in os.environ if name.startswith("GIT_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path))
@@ -55,7 +55,7 @@ def files_in(place: Path) -> list[str]:
 
 
 def applied(repository: Path, sweep: Path) -> Path:
-    """A clone with the noted commit and what differs from it."""
+    """A clone with the recorded commit and what differs from it."""
     again = sweep / "again"
     git(sweep, "clone", "--quiet", str(repository), str(again))
     git(again, "apply", str(sweep / "code.diff"))
@@ -74,8 +74,8 @@ def test_what_differs_from_the_commit_can_be_had_again(folder: Path, repository:
     (repository / "weights.bin").write_bytes(bytes(range(256)))
     git(repository, "add", "package/staged.py", "weights.bin")
     (repository / "package/conf/a.yaml").unlink()
-    noted = record_code(repository / "package", folder)
-    assert (noted["changed"], noted["new_files"]) == (True, ["new.py"])
+    recorded = record_code(repository / "package", folder)
+    assert (recorded["changed"], recorded["new_files"]) == (True, ["new.py"])
     again = applied(repository, folder)
     assert (again / "train.py").read_text() == "print(2)\n"
     assert (again / "package/staged.py").read_text() == "3\n"
@@ -93,11 +93,11 @@ def test_what_differs_from_the_commit_can_be_had_again(folder: Path, repository:
     ids=["UTF-8", "Latin-1", "lines of Windows"],
 )
 def test_a_diff_keeps_every_byte(folder: Path, repository: Path, before: bytes, after: bytes) -> None:
-    (repository / "odd.py").write_bytes(before)
+    (repository / "encoded.py").write_bytes(before)
     commit(repository)
-    (repository / "odd.py").write_bytes(after)
+    (repository / "encoded.py").write_bytes(after)
     record_code(repository, folder)
-    assert (applied(repository, folder) / "odd.py").read_bytes() == after
+    assert (applied(repository, folder) / "encoded.py").read_bytes() == after
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ LINKS = {"conf": "package/conf", "main.py": "train.py", "nowhere": "none"}
 
 
 def test_a_copy_has_the_repositories_inside(folder: Path, repository: Path) -> None:
-    """A submodule, changed since, with one of its own; and a repository that somebody has put there."""
+    """A submodule, changed since, with one of its own; and a repository that was put there."""
     other, inner = folder.parent / "other", folder.parent / "inner"
     for top in (inner, other):
         git(folder, "init", "--quiet", str(top))

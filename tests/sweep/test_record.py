@@ -96,7 +96,7 @@ def test_starts_are_in_the_order_of_submissions_and_restarts(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("ids", [[], ["90"]])
 def test_a_job_may_start_before_its_id_is_written_down(tmp_path: Path, ids: list[str]) -> None:
-    """That start counts as soon as somebody knows whose it is."""
+    """That start counts as soon as its job is known."""
     sweep = Sweep(path=tmp_path, scheduler="slurm")
     job = JobRecord(number=0, overrides=[], ids=ids)
     known = [f"{id}.0" for id in ids]

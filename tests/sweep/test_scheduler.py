@@ -1,4 +1,4 @@
-"""What a scheduler says of jobs: of SLURM's programs that stand in for the real ones, and of real processes."""
+"""What a scheduler reports about jobs: programs that stand in for SLURM's, and real processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcp_runner.sweep.scheduler import Local, SchedulerUnavailable, Slurm, sched
 
 @dataclass
 class Cluster:
-    """SLURM's programs. Each notes its arguments, and does then what it is told to do."""
+    """SLURM's programs. Each records its arguments, and then runs a script."""
 
     folder: Path
 
@@ -30,8 +30,8 @@ class Cluster:
         self.program(name, "\n".join(f"echo '{line}'" for line in lines))
 
     def calls(self, name: str) -> list[str]:
-        noted = self.folder / f"{name}.calls"
-        return noted.read_text().splitlines() if noted.exists() else []
+        calls = self.folder / f"{name}.calls"
+        return calls.read_text().splitlines() if calls.exists() else []
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_nothing_is_asked_about_no_job(cluster: Cluster) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "word"),
+    ("answer", "state"),
     [
         ("12|CANCELLED by 0", "CANCELLED"),
         ("12|OUT_OF_MEMORY", "OUT_OF_MEMORY"),
@@ -81,9 +81,9 @@ def test_nothing_is_asked_about_no_job(cluster: Cluster) -> None:
         ("12|FAILED|1:0", None),
     ],
 )
-def test_words_of_accounting(cluster: Cluster, answer: str, word: str | None) -> None:
+def test_states_of_accounting(cluster: Cluster, answer: str, state: str | None) -> None:
     cluster.answers("sacct", answer)
-    assert Slurm().states(["12"]).get("12") == word
+    assert Slurm().states(["12"]).get("12") == state
 
 
 def test_jobs_of_an_array(cluster: Cluster) -> None:
@@ -96,7 +96,7 @@ def test_jobs_of_an_array(cluster: Cluster) -> None:
     assert cluster.calls("sacct")[0].endswith("--jobs=12_0")
 
 
-def test_an_array_of_which_no_job_has_begun_is_cancelled_as_a_whole(cluster: Cluster) -> None:
+def test_an_array_that_is_cancelled_before_its_first_job_starts(cluster: Cluster) -> None:
     cluster.answers("squeue", "12|CANCELLED", "13_0|RUNNING", "13|CANCELLED")
     words = Slurm().states(["12_0", "12_1", "13_0", "13_1"])
     assert words == {"12_0": "CANCELLED", "12_1": "CANCELLED", "13_0": "RUNNING", "13_1": "CANCELLED"}
@@ -118,16 +118,16 @@ def test_squeue_does_not_know_a_single_job(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("accounting", [True, False])
 @pytest.mark.parametrize(
-    ("script", "said"),
+    ("script", "message"),
     [("echo 'Unable to contact slurm controller' >&2; exit 1", "Unable to contact"), ("exit 3", "code 3")],
 )
 def test_a_controller_that_does_not_answer_says_nothing_about_jobs(
-    cluster: Cluster, script: str, said: str, accounting: bool
+    cluster: Cluster, script: str, message: str, accounting: bool
 ) -> None:
     cluster.program("squeue", script)
     if accounting:
         cluster.answers("sacct", "12|NODE_FAIL")
-    with pytest.raises(SchedulerUnavailable, match=said):
+    with pytest.raises(SchedulerUnavailable, match=message):
         Slurm().states(["12"])
 
 
@@ -153,15 +153,17 @@ def test_how_long_an_array_may_be(cluster: Cluster, script: str | None, expected
     assert Slurm().longest_array() == expected
 
 
-@pytest.mark.parametrize(("script", "said"), [("echo 'Access denied' >&2; exit 1", "Access denied"), ("exit 3", "3")])
-def test_what_scancel_refuses_is_told(cluster: Cluster, script: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("script", "message"), [("echo 'Access denied' >&2; exit 1", "Access denied"), ("exit 3", "3")]
+)
+def test_what_scancel_refuses_is_returned(cluster: Cluster, script: str, message: str) -> None:
     cluster.program("scancel", script)
-    assert said in Slurm().cancel(["12"])
+    assert message in Slurm().cancel(["12"])
 
 
 @contextmanager
 def process(script: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
-    """A shell that runs this, with paths in its command line; it has begun when it has written a line."""
+    """A shell that runs this, with paths in its command line; it has started when it has written a line."""
     command = ["sh", "-c", script, "sh", *map(str, arguments)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout
@@ -172,7 +174,7 @@ def process(script: str, *arguments: Path) -> Iterator[subprocess.Popen[str]]:
             running.kill()
 
 
-WAITS = "echo begun; read line"
+WAITS = "echo started; read line"
 
 
 def test_a_local_job_is_a_process_that_knows_the_folder(tmp_path: Path) -> None:
@@ -185,7 +187,7 @@ def test_a_local_job_is_a_process_that_knows_the_folder(tmp_path: Path) -> None:
         assert Local(tmp_path).states(ids) == {}
 
 
-def test_one_that_has_ended_is_unknown_though_nobody_has_asked_for_its_code(tmp_path: Path) -> None:
+def test_a_job_that_has_ended_is_unknown_before_it_is_reaped(tmp_path: Path) -> None:
     with process("exec >&-; read line", tmp_path) as ours:
         assert ours.stdin
         ours.stdin.close()
@@ -215,16 +217,16 @@ def test_cancel_ends_ours_only(tmp_path: Path) -> None:
 
 
 def test_cancel_reaches_the_controller_below_its_shell(tmp_path: Path) -> None:
-    """Submitit starts a controller with a setup as `sh -c 'setup && python ...'`. It tells its tasks, and ends then."""
-    controller = "trap 'echo told; exit 3' TERM; echo begun; read line"
-    with process(f'true && sh -c "{controller}" sh $1; echo left with $?; exit 4', tmp_path) as shell:
+    """Submitit starts a controller with a setup as `sh -c 'setup && python ...'`. It signals its tasks, and then ends."""
+    controller = "trap 'echo stopping; exit 3' TERM; echo started; read line"
+    with process(f'true && sh -c "{controller}" sh $1; echo exited with $?; exit 4', tmp_path) as shell:
         Local(tmp_path).cancel([str(shell.pid)])
         assert shell.wait(10) == 4
-        assert shell.stdout and shell.stdout.read().split("\n") == ["told", "left with 3", ""]
+        assert shell.stdout and shell.stdout.read().split("\n") == ["stopping", "exited with 3", ""]
 
 
 def test_cancelling_what_has_ended_does_nothing(tmp_path: Path) -> None:
-    with process("echo begun", tmp_path) as ours:
+    with process("echo started", tmp_path) as ours:
         ours.wait(10)
     Local(tmp_path).cancel([str(ours.pid)])
 
