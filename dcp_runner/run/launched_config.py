@@ -32,7 +32,7 @@ def write_config(run: RunContext) -> None:
 
 
 def checkpoint_root_of(path: Path) -> Path:
-    """The checkpoint root of a run folder, by the configuration of its last start; another path is one itself."""
+    """The checkpoint root of a run folder, by the configuration of its last start; any other path is one itself."""
     configs = {int(file.parent.name): file for file in (path / ATTEMPTS).glob(f"*/{FILE}")}
     if configs and (root := json.loads(configs[max(configs)].read_text())["checkpoint"]["root"]):
         return Path(root)

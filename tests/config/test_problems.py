@@ -193,7 +193,10 @@ TOPOLOGIES: list[tuple[list[str], str]] = [
     ),
     (["parallel=pipeline", "parallel.pp=8"], "parallel.pp: 8 stages, but GPT has only 4 layers in 'blocks'"),
     (["parallel=pipeline", "parallel.options.schedule=2f2b"], "schedule=2f2b: must be one of gpipe, 1f1b, interleaved"),
-    (["parallel=pipeline", "parallel.options.stages_per_rank=2"], "stages_per_rank=2: more than 1 needs schedule=interleaved"),
+    (
+        ["parallel=pipeline", "parallel.options.stages_per_rank=2"],
+        "stages_per_rank=2: more than 1 needs schedule=interleaved",
+    ),
     (["parallel=pipeline", "parallel.pp=4", "parallel.options.microbatches=2"], "at least parallel.pp=4"),
     (["parallel=dp_pp", "parallel.dp=2", "data.batch_size=6"], "microbatches=2: must divide the 3 samples"),
     (
