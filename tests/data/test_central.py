@@ -2,50 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from data_ranks import run_ranks
 from noisy_items import Noisy, generator_states, ids, independent, rows
 
 from dcp_runner.data.central import CentralFeed
-from dcp_runner.data.scatter import Scatter
 
 Pair = namedtuple("Pair", "left right")
-
-Body = Callable[[Any, int], Any]
-"""What a rank does: (its group, its number) -> a value for the test."""
-
-
-def run_ranks(body: Body, world: int, folder: Path, deadline_s: float = 40) -> list[Any]:
-    """The values of `body` on `world` gloo ranks; an assertion where one fails or is not done in time."""
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=_rank, args=(body, rank, world, folder)) for rank in range(world)]
-    end = time.monotonic() + deadline_s
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(max(0.0, end - time.monotonic()))
-    for process in ranks:
-        process.kill()  # those that are not done; no effect on the others
-        process.join()
-    assert [process.exitcode for process in ranks] == [0] * world
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
-
-
-def _rank(body: Body, rank: int, world: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), world)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
-    torch.save(body(dist.group.WORLD, rank), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def central(dataset: Any, group: Any, rank: int, part_of_rank: Sequence[int], **changes: Any) -> CentralFeed:
@@ -136,28 +105,6 @@ def test_a_failure_to_read_reaches_every_rank_at_once_and_the_step_can_be_repeat
     assert "found an object of type str" in results[0][1]
     assert all("RuntimeError: rank 0 failed" in error for _, error, _ in results[1:])
     assert [consumed for *_, consumed in results] == [24] * 3
-
-
-def test_headers_are_sent_only_when_they_change(tmp_path: Path) -> None:
-    def body(group: Any, rank: int) -> Any:
-        sent = 0
-        broadcast_object_list = dist.broadcast_object_list
-
-        def counted(*args: Any, **kwargs: Any) -> None:
-            nonlocal sent
-            sent += 1
-            broadcast_object_list(*args, **kwargs)
-
-        dist.broadcast_object_list = counted
-        scatter = Scatter(group, [0, 1])
-        widths = [3, 3, 3, 4, 4, 0, 3]
-        got = [scatter(lambda width=width: [torch.ones(width), torch.zeros(width)]) for width in widths]
-        return sent, [(len(tensor), tensor.sum().item()) for tensor in got]
-
-    assert run_ranks(body, 2, tmp_path) == [
-        (4, [(3, 3), (3, 3), (3, 3), (4, 4), (4, 4), (0, 0), (3, 3)]),
-        (4, [(3, 0), (3, 0), (3, 0), (4, 0), (4, 0), (0, 0), (3, 0)]),
-    ]
 
 
 def test_one_process_needs_no_group() -> None:
