@@ -26,7 +26,7 @@ class CentralFeed(Feed):
     """
 
     group: dist.ProcessGroup | None
-    """All ranks that take part, with a CPU backend; None: this process alone, no process group needed."""
+    """All ranks that take part, with a CPU backend; None: only this process, without a process group."""
     part_of_rank: Sequence[int]
     """The part of each rank of the group, in the group's order; several ranks may have the same part."""
 

@@ -60,9 +60,9 @@ def _permute(position: int, length: int, keys: Sequence[int]) -> int:
     """
     side = isqrt(length - 1) + 1
     while True:
-        left, right = divmod(position, side)
+        high, low = divmod(position, side)
         for key in keys:
-            left, right = right, (left + mix(key ^ right)) % side
-        position = left * side + right
+            high, low = low, (high + mix(key ^ low)) % side
+        position = high * side + low
         if position < length:
             return position

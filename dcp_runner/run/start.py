@@ -1,4 +1,4 @@
-"""How a run starts: which run the folders belong to, what to load, and whether there is anything left to train.
+"""How a run starts: which run the folders belong to, what to load, and whether any steps remain.
 
 Everything that may be refused comes first and writes nothing, so a start that is refused, or has nothing to train,
 changes nothing.
@@ -31,7 +31,7 @@ class StartState:
     loaded: LoadReport | None
     """None: the run starts fresh."""
     needs_training: bool
-    """Whether there are steps left to train."""
+    """Whether any steps remain."""
     own_step: int | None = None
     """The step that was loaded, if it is a checkpoint of this run itself."""
 
@@ -43,9 +43,9 @@ def start_or_resume(
 
     1. check that all ranks see the same checkpoint root, and that it belongs to this run
     2. choose what to load
-    3. claim the root, if there seem to be steps left to train
+    3. claim the root, if steps seem to remain
     4. load
-    5. stop here if no step is left; otherwise retire the checkpoints above
+    5. stop here if no steps remain; otherwise retire the checkpoints above
 
     Raises ResumeError or CheckpointError where any of this is impossible.
     """

@@ -99,7 +99,7 @@ class _Naming(AbstractContextManager["_Naming"]):
 
 class Callbacks:
     """All callbacks by name. As a component it holds their states by name, so adding or removing a callback leaves the
-    states of the others alone.
+    states of the others unchanged.
 
     The callbacks in `separate` are components of their own.
     """

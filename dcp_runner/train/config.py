@@ -1,4 +1,4 @@
-"""What a user may say about a training run. Plain data: nothing here imports torch."""
+"""What a user can configure about the training loop. Plain data: nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from dcp_runner.common.device import Device
 
 
 class Precision(StrEnum):
-    """Arithmetic of the forward pass; weights and optimizer state stay in their own dtype."""
+    """Arithmetic of the forward pass; weights and optimizer state keep their own dtype."""
 
     fp32 = "fp32"
     bf16 = "bf16"
 
 
 class NonFinite(StrEnum):
-    """What a loss or a gradient norm that is not finite does to the run."""
+    """What happens to the run if a loss or a gradient norm is not finite."""
 
     stop = "stop"
     warn = "warn"
@@ -33,8 +33,8 @@ class Decay(StrEnum):
 
 @dataclass(kw_only=True)
 class ScheduleConfig:
-    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay down to `min_ratio` at step
-    `steps`, where it stays.
+    """Learning rate as a factor on the optimizer's own: linear warm-up, then the decay to `min_ratio` at step `steps`,
+    where it stays.
     """
 
     decay: Decay = Decay.cosine
@@ -42,10 +42,10 @@ class ScheduleConfig:
     warmup_steps: int = 0
     """Steps of linear warm-up from 0."""
     min_ratio: float = 0.1
-    """The factor that the decay ends with."""
+    """The factor at the end of the decay."""
     steps: int | None = None
-    """Steps that the curve runs over, warm-up included; null: `trainer.max_steps`. A run that goes on to a larger
-    `trainer.max_steps` keeps its learning rate where this holds the old one."""
+    """Steps that the schedule spans, warm-up included; null: `trainer.max_steps`. Set it to the old `trainer.max_steps`
+    to keep the learning rate of a run that continues to a larger one."""
 
 
 @dataclass(kw_only=True)
@@ -55,31 +55,31 @@ class TrainerConfig:
     max_steps: int = 300
     """Optimizer steps of the whole run, resumed parts included."""
     eval_every: int | None = 100
-    """Evaluate after every so many optimizer steps (and after the last); null: never."""
+    """Evaluate every this many optimizer steps, and after the last; null: never."""
     eval_samples: int | None = None
-    """Samples of one evaluation, evenly spread over the evaluation set; null: all."""
+    """Samples of one evaluation, spread evenly over the evaluation set; null: all."""
     accumulate: int = 1
-    """Micro-batches of one optimizer step on each rank."""
+    """Micro-batches per optimizer step on each rank (gradient accumulation)."""
     clip_norm: float | None = 1.0
-    """Largest 2-norm of all gradients together; null: no clipping."""
+    """Maximum 2-norm of all gradients together; null: no clipping."""
     precision: Precision = Precision.fp32
     """fp32, or bf16 autocast."""
     nonfinite: NonFinite = NonFinite.stop
-    """What a loss or a gradient norm that is not finite does: stop ends the run with an error before the optimizer's
-    step, and nothing is saved at or after that step; warn only says so. The same for an evaluation, and for weights
-    that are to be saved."""
+    """What to do if a loss or a gradient norm is not finite: stop ends the run with an error before the optimizer's
+    step, and nothing is saved at or after that step; warn only logs a warning. The same applies to evaluations, and to
+    weights before a save."""
     device: Device = Device.auto
-    """auto takes CUDA where there is a GPU for every rank."""
+    """auto, cpu or cuda; auto uses CUDA if there is a GPU for every rank of the node."""
 
 
 @dataclass(kw_only=True)
 class LoggerConfig:
-    """What is told about the run, and where."""
+    """Where and how often the run reports its metrics."""
 
     every_steps: int = 10
-    """Log a line of metrics after every so many steps (metrics.jsonl has every step)."""
+    """Log a line of metrics every this many steps (metrics.jsonl has every step)."""
     progress: bool = True
-    """A progress bar where the console is a terminal; plain lines elsewhere."""
+    """Show a progress bar if the console is a terminal; plain lines otherwise."""
     trackers: dict[str, Any] = field(default_factory=dict)
-    """Experiment trackers by name: `+logger.trackers.mine={_target_: my.Tracker}`. Each is called as (run_dir, run_id,
-    its other arguments), in rank 0; one run of theirs holds all attempts of a run folder."""
+    """Experiment trackers by name: `+logger.trackers.mine={_target_: my.Tracker}`. Each is built on rank 0 as
+    Tracker(run_dir, run_id, **its other arguments); all attempts of a run folder are one run of the tracker."""

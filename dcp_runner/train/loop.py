@@ -45,7 +45,7 @@ class Trainer:
     metrics_log: MetricsLog
     stop: StopFlag
     resumed_step: int | None = None
-    """Step of the run's own checkpoint that this start resumed from, which is never deleted; None: of no own one."""
+    """Step of the run's own checkpoint that this start resumed from, which is never deleted; None: it did not."""
 
     def __post_init__(self) -> None:
         parts = self.parts

@@ -14,7 +14,7 @@ from dcp_runner.common.run_dir import RunDir
 
 
 class Tracker(Protocol):
-    """Where metrics go besides metrics.jsonl. Rank 0 builds each tracker anew in every attempt, as
+    """Where metrics go besides metrics.jsonl. Rank 0 builds each tracker in every attempt, as
     `TrackerClass(run_dir, run_id, **options)`; `run_id` is the same in all attempts.
     """
 

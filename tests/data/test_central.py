@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import time
 from collections import OrderedDict, namedtuple
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
+from data_ranks import run_ranks
 from noisy_items import Noisy, generator_states, ids, independent, rows
 
 from dcp_runner.data.central import CentralFeed
-from dcp_runner.data.packing import pack, unpack
-from dcp_runner.data.scatter import Scatter
 
 Pair = namedtuple("Pair", "left right")
-
-Body = Callable[[Any, int], Any]
-"""What a rank does: (its group, its number) -> a value for the test."""
-
-
-def run_ranks(body: Body, world: int, folder: Path, deadline_s: float = 40) -> list[Any]:
-    """The values of `body` on `world` gloo ranks; an assertion where one fails or is not done in time."""
-    context = multiprocessing.get_context("fork")
-    ranks = [context.Process(target=_rank, args=(body, rank, world, folder)) for rank in range(world)]
-    end = time.monotonic() + deadline_s
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(max(0.0, end - time.monotonic()))
-    for process in ranks:
-        process.kill()  # those that are not done; no effect on the others
-        process.join()
-    assert [process.exitcode for process in ranks] == [0] * world
-    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(world)]
-
-
-def _rank(body: Body, rank: int, world: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "store"), world)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timedelta(seconds=20))
-    torch.save(body(dist.group.WORLD, rank), folder / f"{rank}.pt")
-    dist.destroy_process_group()
 
 
 def central(dataset: Any, group: Any, rank: int, part_of_rank: Sequence[int], **changes: Any) -> CentralFeed:
@@ -139,28 +107,6 @@ def test_a_failure_to_read_reaches_every_rank_at_once_and_the_step_can_be_repeat
     assert [consumed for *_, consumed in results] == [24] * 3
 
 
-def test_headers_are_sent_only_when_they_change(tmp_path: Path) -> None:
-    def body(group: Any, rank: int) -> Any:
-        sent = 0
-        broadcast_object_list = dist.broadcast_object_list
-
-        def counted(*args: Any, **kwargs: Any) -> None:
-            nonlocal sent
-            sent += 1
-            broadcast_object_list(*args, **kwargs)
-
-        dist.broadcast_object_list = counted
-        scatter = Scatter(group, [0, 1])
-        widths = [3, 3, 3, 4, 4, 0, 3]
-        got = [scatter(lambda width=width: [torch.ones(width), torch.zeros(width)]) for width in widths]
-        return sent, [(len(tensor), tensor.sum().item()) for tensor in got]
-
-    assert run_ranks(body, 2, tmp_path) == [
-        (4, [(3, 3), (3, 3), (3, 3), (4, 4), (4, 4), (0, 0), (3, 3)]),
-        (4, [(3, 0), (3, 0), (3, 0), (4, 0), (4, 0), (0, 0), (3, 0)]),
-    ]
-
-
 def test_one_process_needs_no_group() -> None:
     feed, alone = central(Noisy(50), None, 0, [0]), independent(Noisy(50), microbatches=2)
     for _ in range(6):
@@ -178,23 +124,3 @@ def test_a_table_of_parts_that_does_not_fit_is_refused(changes: dict[str, Any], 
     options: dict[str, Any] = dict(batch_size=12, microbatches=2, seed=5, shuffle=True, workers=0, part=0)
     with pytest.raises(ValueError, match=words):
         CentralFeed(dataset=Noisy(50), group=None, **(options | changes))
-
-
-DTYPES = [torch.bool, torch.uint8, torch.int64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.complex128]
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tensors_of_every_dtype_and_layout_are_packed(dtype: torch.dtype) -> None:
-    grid = torch.arange(12).reshape(3, 4).to(dtype)
-    value = [grid, grid.T, grid[1:, ::2], grid[0, 0], grid[:0], Pair("text", {"deep": (grid, None, 3.5)})]
-    header, buffer = pack(value)
-    *tensors, pair = unpack(header, buffer)
-    for got, expected in zip(tensors, value[:-1], strict=True):
-        assert got.dtype == dtype and got.shape == expected.shape
-        assert got.tolist() == expected.tolist()
-    assert type(pair) is Pair and pair.left == "text" and pair.right["deep"][1:] == (None, 3.5)
-
-
-def test_the_header_depends_on_shapes_and_not_on_values() -> None:
-    first, same, other = pack((torch.ones(3), "a")), pack((torch.zeros(3), "a")), pack((torch.zeros(4), "a"))
-    assert first[0] == same[0] != other[0]

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
 import torch
+from runs import config
 from solo import alone
 
 from dcp_runner import StateComponent
-from dcp_runner.train.callbacks import Callback, Callbacks
+from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.common.signals import StopFlag
+from dcp_runner.run.build import build_parts
+from dcp_runner.train.callbacks import Callback, Callbacks, TrainerView
+from dcp_runner.train.loop import Trainer
 
 
 class Counting(Callback):
@@ -90,3 +96,42 @@ def test_a_callback_need_not_have_every_hook() -> None:
     for hook in ("on_start", "add_files", "on_save"):
         callbacks.call(hook, None, Path())
     assert callbacks.by_name["old"].saved == 1  # type: ignore[attr-defined]
+
+
+VIEW = {*TrainerView.__annotations__, *(name for name in vars(TrainerView) if not name.startswith("_"))}
+
+
+class Reading(Callback):
+    """Reads all that the view has."""
+
+    def __init__(self) -> None:
+        self.found: dict[str, Any] = {}
+
+    def on_start(self, trainer: TrainerView) -> None:
+        self.found = {name: getattr(trainer, name) for name in VIEW}
+
+
+def test_the_trainer_has_all_that_the_view_promises() -> None:
+    parts = build_parts(config(), Topology(1), torch.device("cpu"))
+    callbacks = Callbacks({"reading": (reading := Reading())})
+    fields: dict[str, Any] = dict.fromkeys(
+        ("config", "checkpoint", "data", "progress", "coordinator", "metrics_log"), 0
+    )
+    trainer = Trainer(**fields, parts=parts, callbacks=callbacks, stop=StopFlag())
+    callbacks.call("on_start", trainer)
+    assert len(VIEW) == 11 and reading.found.keys() == VIEW
+    assert reading.found["model"] is parts.model and reading.found["optimizer"] is parts.optimizer
+    assert reading.found["scheduler"] is parts.scheduler and reading.found["device"] == torch.device("cpu")
+
+
+def test_callbacks_of_tests_examples_and_pages_use_only_the_view() -> None:
+    root = Path(__file__).parents[2]
+    files = [*(root / "tests").rglob("*.py"), *(root / "examples").rglob("*.py"), *(root / "docs").rglob("*.md")]
+    hook = re.compile(r"def \w+\(self, trainer\b.*?(?=\n\s*(?:def|class|@)\b|\n\S|\Z)", re.S)
+    used = {
+        name
+        for file in files
+        for body in hook.findall(file.read_text())
+        for name in re.findall(r"\btrainer\.(\w+)", body)
+    }
+    assert {"model", "progress"} <= used <= VIEW

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from runs import contents, run, steps
-from test_topologies import ALL, BASE, world_of
+from topologies import ALL, BASE, world_of
 from torch.distributed.tensor import DTensor
 
 from dcp_runner.checkpoint.state.modules import unwrap

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dcp_runner.checkpoint.config import CheckpointConfig
-from dcp_runner.train.policies import SavePolicy
+from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
+from dcp_runner.train.policies import SavePolicy, best_caveat, effective_keep
 
 
 class Clock:
@@ -39,3 +39,17 @@ def test_saves_by_minutes_count_from_the_last_save() -> None:
 def test_rank_0_decides_about_the_time() -> None:
     policy = SavePolicy(10, 1.0, Clock())
     assert policy.due(3, overdue=True) and not policy.due(3, overdue=False) and policy.due(10, overdue=False)
+
+
+def test_what_is_logged_about_the_best_at_the_start() -> None:
+    keep = KeepConfig(last=1)
+    assert effective_keep(keep, True).best == 1 and effective_keep(keep, False).best == 0
+    assert effective_keep(KeepConfig(last=1, metric="loss"), False).best == 1
+    assert "keep.best has no effect" in best_caveat(CheckpointConfig(keep=keep), None)
+    assert best_caveat(CheckpointConfig(keep=keep, every_steps=20), 10) == ""
+    assert best_caveat(CheckpointConfig(keep=keep, every_steps=None), 10) == ""
+    assert "evaluates first" in best_caveat(CheckpointConfig(keep=keep, every_steps=15), 10)
+    assert "evaluates first" in best_caveat(CheckpointConfig(keep=keep, every_minutes=1.0), 10)
+    assert "never one of the best" in best_caveat(CheckpointConfig(keep=keep, every_steps=15, eval_on_save=False), 10)
+    for other in (KeepConfig(), KeepConfig(last=1, best=0), KeepConfig(last=1, metric="loss")):
+        assert best_caveat(CheckpointConfig(keep=other, every_steps=15), None) == ""

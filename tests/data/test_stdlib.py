@@ -1,4 +1,4 @@
-"""The two data sets that come with the runner."""
+"""The standard library as text."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from dcp_runner.data.stdlib import StdlibBytes
-from dcp_runner.data.synthetic import RandomTokens
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +52,3 @@ def test_bad_arguments_are_named() -> None:
         StdlibBytes("test", 64)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="longer than context=64 bytes, found 10"):
         StdlibBytes("train", 64, limit_mb=1e-5)
-
-
-def test_random_tokens_depend_on_seed_and_index_alone() -> None:
-    first, same, other = RandomTokens(5, 8, 50), RandomTokens(9, 8, 50), RandomTokens(5, 8, 50, seed=1)
-    assert torch.equal(first[3][0], same[3][0])
-    assert not torch.equal(first[3][0], other[3][0]) and not torch.equal(first[3][0], first[2][0])
-    assert torch.equal(first[3][0][1:], first[3][1][:-1]) and int(first[3][0].max()) < 50
-    assert len([*first]) == 5, "iterating ends"

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 from runs import contents, evaluations, run, steps
 
-from dcp_runner.checkpoint.config import CheckpointConfig, KeepConfig
 from dcp_runner.train.callbacks import Callback, TrainerView
-from dcp_runner.train.policies import best_caveat, effective_keep
 
 pytestmark = pytest.mark.timeout(120)
 APART: dict[str, Any] = {"trainer__eval_every": 5, "checkpoint__every_steps": 2, "trainer__max_steps": 7}
@@ -40,7 +38,7 @@ class Worse(Callback):
         metrics["eval_loss"] = metrics["errors"] = float(Worse.count)
 
 
-WORSE = {"worse": {"_target_": "test_keeping.Worse"}}
+WORSE = {"worse": {"_target_": "test_loop.Worse"}}
 
 
 def test_a_save_evaluates_first_where_the_best_are_kept(tmp_path: Path) -> None:
@@ -81,20 +79,6 @@ def test_a_metric_of_a_callback(tmp_path: Path) -> None:
     keep = {"last": 1, "best": 1, "metric": "errors"}
     assert run(tmp_path, 1, **APART, checkpoint__keep=keep, callbacks=WORSE) == [0]
     assert kept(tmp_path).keys() == {2, 7} and kept(tmp_path)[2]["errors"] == 1
-
-
-def test_what_is_said_at_the_start() -> None:
-    keep = KeepConfig(last=1)
-    assert effective_keep(keep, True).best == 1 and effective_keep(keep, False).best == 0
-    assert effective_keep(KeepConfig(last=1, metric="loss"), False).best == 1
-    assert "keep.best has no effect" in best_caveat(CheckpointConfig(keep=keep), None)
-    assert best_caveat(CheckpointConfig(keep=keep, every_steps=20), 10) == ""
-    assert best_caveat(CheckpointConfig(keep=keep, every_steps=None), 10) == ""
-    assert "evaluates first" in best_caveat(CheckpointConfig(keep=keep, every_steps=15), 10)
-    assert "evaluates first" in best_caveat(CheckpointConfig(keep=keep, every_minutes=1.0), 10)
-    assert "never one of the best" in best_caveat(CheckpointConfig(keep=keep, every_steps=15, eval_on_save=False), 10)
-    for other in (KeepConfig(), KeepConfig(last=1, best=0), KeepConfig(last=1, metric="loss")):
-        assert best_caveat(CheckpointConfig(keep=other, every_steps=15), None) == ""
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from runs import contents, run, steps
-from test_topologies import ALL, BASE, DDP, MAIN, topology, world_of
+from topologies import ALL, BASE, DDP, MAIN, topology, world_of
 
 pytestmark = pytest.mark.timeout(180)
 

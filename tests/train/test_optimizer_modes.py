@@ -97,8 +97,8 @@ class InEvalMode(Callback):
 
 
 def of(kind: str, **more: Any) -> dict[str, Any]:
-    callbacks = {"mode": {"_target_": "test_modes.InEvalMode"}}
-    return {"optim": {"_target_": f"test_modes.{kind}"}, "callbacks": callbacks | more}
+    callbacks = {"mode": {"_target_": "test_optimizer_modes.InEvalMode"}}
+    return {"optim": {"_target_": f"test_optimizer_modes.{kind}"}, "callbacks": callbacks | more}
 
 
 @pytest.mark.parametrize("kind", ["ScheduleFree", "Swapping"])

@@ -109,7 +109,7 @@ def test_anybody_elses_is_not_stepped(kind: type[Optimizer]) -> None:
 
 
 def own(kind: str, **options: Any) -> dict[str, Any]:
-    return {"_target_": f"{'torch.optim' if kind in TORCHS else 'test_plan_view'}.{kind}", "lr": 0.01, **options}
+    return {"_target_": f"{'torch.optim' if kind in TORCHS else 'test_plan_table'}.{kind}", "lr": 0.01, **options}
 
 
 def test_the_plan_says_unknown_and_the_rest_is_told() -> None:
