@@ -1,17 +1,17 @@
-"""Errors of the checkpoint core; all are user errors (see common/errors.py), each with a builtin base besides.
+"""Errors of the checkpoint core.
 
-CheckpointError(RuntimeError)       what every living rank raises, with the same text, when a phase failed anywhere
-├ what one rank found, and the type that its RankFailure carries:
-UnsupportedStateError(TypeError)    a state holds something that the format has no place for
-IntegrityError(ValueError)          bytes on disk are not those that were written
-FileAccessError(OSError)            a file cannot be read or written, for a reason that says nothing about its bytes
-NewerFormatError(RuntimeError)      a checkpoint was written by a newer version
-MismatchError(ValueError)           a checkpoint does not fit the live objects
-ReplicaMismatchError(ValueError)    holders of one copy hold different values
-SupersededError(RuntimeError)       a newer attempt has claimed the checkpoint root
-OccupiedError(RuntimeError)         a living process of this host has claimed the checkpoint root
-ForeignError(ValueError)            a folder belongs to another run
-TilingError(ValueError)             the parts of a tensor, over all ranks, are not the tensor
+CheckpointError                 what every living rank raises, with the same text, when a phase failed anywhere
+├ what one rank found, and the type that its Failure carries:
+UnsupportedStateError(TypeError)      a state holds something that the format has no place for
+IntegrityError(ValueError)      bytes on disk are not those that were written
+FileAccessError(OSError)        a file cannot be read or written, for a reason that says nothing about its bytes
+NewerFormatError(RuntimeError)  a checkpoint was written by a newer version
+MismatchError(ValueError)       a checkpoint does not fit the live objects
+ReplicaMismatchError(ValueError)       holders of one copy hold different values
+SupersededError(RuntimeError)   a newer claim of the folder stands
+OccupiedError(RuntimeError)     a living process of this host has claimed the folder
+ForeignError(ValueError)        a folder belongs to another run
+TilingError(ValueError)         the parts of a tensor, over all ranks, are not the tensor
 """
 
 from __future__ import annotations
