@@ -19,11 +19,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from dcp_runner.common.launch_env import Starter, from_env
 from dcp_runner.common.processes import die_with_parent
@@ -40,6 +40,9 @@ from dcp_runner.launch.outcomes import (
     write_failure_record,
 )
 from dcp_runner.launch.rank import RecordFailure, load_entry_point, run_rank
+
+if TYPE_CHECKING:
+    from torch.distributed.launcher.api import LaunchConfig
 
 LOOPBACK = "127.0.0.1"
 GRACE_S = 30
@@ -58,11 +61,33 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
     import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch.distributed.launcher.api import elastic_launch
 
     method = start_method or ("spawn" if torch.cuda.is_available() else "fork")
     all_started = multiprocessing.get_context(method).Barrier(size)
-    config = LaunchConfig(
+    failed: dict[int, int] = {}
+    ranks = _Ranks()
+    pending = pending_signal()
+    with _quiet(), _handling(ranks.stop), TemporaryDirectory(prefix="dcp_runner-") as own:
+        try:
+            start = elastic_launch(_launch_config(size, method), _rank)
+            start(job, local_size, os.getpid(), all_started, pending, Path(own))
+        except ChildFailedError as error:
+            failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
+        except SignalException as request:
+            ranks.stopped_by = request.sigval
+        finally:
+            ranks.kill()
+        folders = [RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, Path(own)]
+        records = {rank: record for folder in folders for rank, record in read_exit_records(folder).items()}
+        failures = {failure.rank: failure for folder in folders for failure in read_failure_records(folder)}
+    return RunResult(_exits(size, failed, records, ranks.killed_now), ranks.stopped_by, list(failures.values()))
+
+
+def _launch_config(size: int, start_method: str) -> LaunchConfig:
+    from torch.distributed.launcher.api import LaunchConfig
+
+    return LaunchConfig(
         min_nodes=1,
         max_nodes=1,
         nproc_per_node=size,
@@ -71,42 +96,41 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         rdzv_endpoint=f"{LOOPBACK}:0",
         local_addr=LOOPBACK,
         max_restarts=0,
-        start_method=method,
+        start_method=start_method,
         signals_to_handle="SIGHUP,SIGQUIT",
         shutdown_timeout=GRACE_S,
     )
-    failed: dict[int, int] = {}
-    stopped_by: int | None = None
-    killed_now = False
-    earlier = set(multiprocessing.active_children())
-    pending = pending_signal()
 
-    def ranks() -> set[BaseProcess]:
-        return set(multiprocessing.active_children()) - earlier
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        nonlocal stopped_by, killed_now
-        if stopped_by is not None:
-            killed_now = True
-            _kill(ranks())
-            return
-        stopped_by = number
+class _Ranks:
+    """The processes that elastic starts from now on, and how they are stopped."""
+
+    def __init__(self) -> None:
+        self.stopped_by: int | None = None
+        """The first stop signal."""
+        self.killed_now = False
+        """Whether a second one has killed the ranks."""
+        self._earlier = set(multiprocessing.active_children())
+
+    def stop(self, number: int, frame: FrameType | None) -> None:
+        """Handle a stop signal."""
+        from torch.distributed.elastic.multiprocessing.api import SignalException
+
+        if self.stopped_by is not None:
+            self.killed_now = True
+            return self.kill()
+        self.stopped_by = number
         print("Stopping: ranks will save and exit. Press Ctrl-C again to kill them.", file=sys.stderr, flush=True)
         raise SignalException(f"signal {number}", signal.Signals(number))
 
-    with _quiet(), _handling(stop), TemporaryDirectory(prefix="dcp_runner-") as own:
-        try:
-            elastic_launch(config, _rank)(job, local_size, os.getpid(), all_started, pending, Path(own))
-        except ChildFailedError as error:
-            failed = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        except SignalException as request:
-            stopped_by = request.sigval
-        finally:
-            _kill(ranks())
-        folders = [RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, Path(own)]
-        records = {rank: record for folder in folders for rank, record in read_exit_records(folder).items()}
-        failures = {failure.rank: failure for folder in folders for failure in read_failure_records(folder)}
-    return RunResult(_exits(size, failed, records, killed_now), stopped_by, list(failures.values()))
+    def kill(self) -> None:
+        """Kill those that have not ended, with the processes that they started."""
+        for process in set(multiprocessing.active_children()) - self._earlier:
+            if process.pid:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
+            process.join()
 
 
 def _exits(size: int, failed: Mapping[int, int], records: Mapping[int, ExitRecord], killed_now: bool) -> list[RankExit]:
@@ -169,16 +193,6 @@ def _write_records(ended: RecordFailure, rank: int, outcomes: Path, own: Path) -
         write_exit_record(own, rank, ended.code)
     if ended.failure and not ended.is_written:
         write_failure_record(own, ended.failure)
-
-
-def _kill(ranks: set[BaseProcess]) -> None:
-    """Kill the ranks that elastic did not end, as after a second Ctrl-C, and the processes that they started."""
-    for process in ranks:
-        if process.pid:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        process.kill()
-        process.join()
 
 
 @contextmanager

@@ -16,7 +16,6 @@ from dcp_runner.checkpoint.digest import hash_bytes
 from dcp_runner.checkpoint.errors import IntegrityError
 from dcp_runner.checkpoint.files.manifest import ComponentRecord, CopyRecord, FileRecord
 from dcp_runner.checkpoint.files.storage import MANIFEST
-from dcp_runner.common.ranks import rank_text, ranks_of
 
 
 def example(
@@ -120,12 +119,3 @@ def test_a_metric_that_is_no_number_does_not_stop_a_save(value: float, tmp_path:
     path = coordinator.save(1, {"eval_loss": value, "loss": 1.0})
     assert strictly((path / MANIFEST).read_bytes())["metrics"] == {"eval_loss": str(value), "loss": 1.0}
     assert str(coordinator.list()[1].metrics["eval_loss"]) == str(value)
-
-
-@given(st.sets(st.integers(0, 40)))
-def test_ranks_as_people_write_them(ranks: set[int]) -> None:
-    assert ranks_of(rank_text(ranks)) == tuple(sorted(ranks))
-
-
-def test_runs_of_ranks_are_short() -> None:
-    assert rank_text([6, 0, 1, 2, 3, 9, 8]) == "0-3,6,8-9"

@@ -50,21 +50,6 @@ def test_two_nodes_may_stand_on_one_machine(tmp_path: Path) -> None:
     assert "resources.nodes=2, but no scheduler has started this" in made.err
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
-def test_the_console_does_not_depend_on_the_number_of_ranks(tmp_path: Path, ranks: int) -> None:
-    made = command(tmp_path, "chatter", ranks=ranks)
-    assert made.wait() == 0, made.err
-    assert made.out.splitlines()[1:] == ["one message", "printed", "written"]
-    warned = [line for line in made.err.splitlines() if "one warning" in line]
-    tags = ["WARNING: one warning", *(f"[rank {rank}" for rank in range(1, ranks))]
-    assert sorted(line.split("@")[0] for line in warned) == tags
-    assert made.err.count("UserWarning: from python") == 1
-    for rank in range(ranks):
-        log = (tmp_path / f"outputs/run/logs/rank-0000{rank}.log").read_text()
-        assert all(text in log for text in ("one message", "one warning", "from python"))
-        assert ("printed" in log) == ("written" in log) == (rank > 0)
-
-
 def test_a_rank_raises_while_the_others_wait(tmp_path: Path) -> None:
     made = command(tmp_path, "raises")
     assert made.wait() == 1

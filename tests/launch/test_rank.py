@@ -1,4 +1,4 @@
-"""All ranks mean the same run, or all of them say why not."""
+"""One rank of a run: all have the same configuration, or all of them say why not."""
 
 from __future__ import annotations
 
