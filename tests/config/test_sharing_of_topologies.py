@@ -82,7 +82,7 @@ def test_a_declaration_that_would_lose_something(name: str, declared: str, remed
 
 def test_it_is_told_before_a_rank_starts() -> None:
     (told,) = check(composed("parallel=pipeline", "parallel.pp=2", "model=gpt_tiny", "sharing.model=replicated"))
-    assert told.startswith("sharing: ") and "Declare per_rank, or leave it to auto" in told
+    assert told.startswith("sharing: ") and "Declare per_rank or auto" in told
 
 
 def test_a_finer_declaration_than_needed_is_taken() -> None:
