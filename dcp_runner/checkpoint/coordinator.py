@@ -11,14 +11,15 @@ from typing import Any
 from dcp_runner.checkpoint.bind import bind
 from dcp_runner.checkpoint.component import StateComponent
 from dcp_runner.checkpoint.config import Check, Validation
-from dcp_runner.checkpoint.files.access import DeletionGuard
+from dcp_runner.checkpoint.errors import CheckpointError
 from dcp_runner.checkpoint.files.catalog import BEST_BY, BestBy, valid_checkpoints
-from dcp_runner.checkpoint.files.integrity import check_files, parse_manifest, valid_checkpoint
+from dcp_runner.checkpoint.files.integrity import parse_manifest
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest
 from dcp_runner.checkpoint.files.ownership import Identify, Identity, Owner, owner_of
 from dcp_runner.checkpoint.files.saved_metrics import SavedMetrics, retired_to_delete
 from dcp_runner.checkpoint.files.storage import Storage
-from dcp_runner.checkpoint.loading.load import LoadReport, found_checkpoint, load
+from dcp_runner.checkpoint.loading.find import found_checkpoint, verify_checkpoint
+from dcp_runner.checkpoint.loading.load import LoadReport, load
 from dcp_runner.checkpoint.loading.request import LoadRequest
 from dcp_runner.checkpoint.saving.rehearse import rehearse
 from dcp_runner.checkpoint.saving.request import AddFiles, SaveRequest
@@ -163,22 +164,7 @@ class CheckpointCoordinator:
 
         A file that the manifest does not list is an error too, where a load only logs it.
         """
-        folder = Path(path)
-
-        def find() -> Sequence[Any]:
-            valid = valid_checkpoint(folder)
-            return [valid.data.decode(), sorted([*valid.manifest.files, *valid.unlisted])]
-
-        guard = DeletionGuard(folder)
-        text, names = self.comm.on_rank_0("verify", find)
-        manifest = parse_manifest(text.encode())
-
-        def check_own() -> None:
-            with guard:
-                check_files(folder, manifest, names[self.comm.rank :: self.comm.world_size])
-
-        self.comm.agree("verify", check_own)
-        return manifest
+        return verify_checkpoint(self.comm, Path(path))
 
     def delete(self, steps: Sequence[int]) -> Sequence[int]:
         """Delete these checkpoints; their steps. `steps` must be the same on every rank."""
@@ -213,6 +199,14 @@ class CheckpointCoordinator:
 
         The CheckpointError names the ranks that do not, with their hosts.
         """
+        try:
+            self._check_visible(writable)
+        except CheckpointError as error:
+            if error.types != {"FileNotFoundError"}:
+                raise
+            self._check_visible(writable)  # once more: another process may have deleted a checkpoint between two looks
+
+    def _check_visible(self, writable: bool) -> None:
         names: Sequence[str] = self.comm.on_rank_0("storage", self.storage.visible_names)
         self.comm.agree("storage", lambda: self.storage.check_visible(names, writable))
 

@@ -1,1 +1,1 @@
-"""What lies on disk: the manifest, tensor files, the folder of the checkpoints, and who may write there."""
+"""What is on disk: the manifest, tensor files, the checkpoint root, and which process may write there."""

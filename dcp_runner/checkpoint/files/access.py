@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from io import BufferedReader
 from pathlib import Path
 
@@ -45,33 +45,37 @@ def reading(path: Path, name: str) -> Iterator[None]:
 
 
 class DeletionGuard:
-    """Around everything that reads a checkpoint of which another process may dispose meanwhile.
+    """Around everything that reads a checkpoint, which another process may delete meanwhile.
 
-    with DeletionGuard(folder):
-        ...
-
-    Turns an IntegrityError or FileAccessError into a MissingCheckpointError where the folder that was there at the
-    start has been deleted, renamed or replaced. May be entered again and again.
+    Turns an IntegrityError or FileAccessError into a MissingCheckpointError where the folder that was there when the
+    guard was made has been deleted, renamed or replaced. To make it raises MissingCheckpointError where there is none.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._inode: int | None = None
-        with suppress(OSError):
+        try:
             self._inode = _inode_of(folder)
+        except OSError:  # then it cannot be known
+            self._inode = None
+            return
+        if self._inode is None:
+            raise MissingCheckpointError(f"there is no checkpoint {folder}")
 
     def __enter__(self) -> DeletionGuard:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, IntegrityError | FileAccessError) and self._gone():
-            raise MissingCheckpointError(f"{self._folder} was deleted while it was being read") from error
+        if isinstance(error, IntegrityError | FileAccessError):
+            self.check(error)
 
-    def _gone(self) -> bool:
+    def check(self, cause: BaseException | None = None) -> None:
+        """Raises MissingCheckpointError where the folder is not the same any more, as far as can be seen."""
         try:
-            return self._inode is not None and self._inode != _inode_of(self._folder)
+            gone = self._inode is not None and self._inode != _inode_of(self._folder)
         except OSError:
-            return False
+            return
+        if gone:
+            raise MissingCheckpointError(f"{self._folder} was deleted while it was being read") from cause
 
 
 def _inode_of(folder: Path) -> int | None:

@@ -58,8 +58,8 @@ def valid_checkpoint(folder: Path) -> ValidCheckpoint:
     """The checkpoint, if it has every file that its manifest lists, in the right size. Contents are not read.
 
     Raises IntegrityError that names every missing and wrongly sized file, and for the folder of another step;
-    FileAccessError where the folder cannot be read, MissingCheckpointError where it is deleted meanwhile,
-    NewerFormatError.
+    FileAccessError where the folder cannot be read, MissingCheckpointError where it is not there or is deleted
+    meanwhile, NewerFormatError.
     """
     with DeletionGuard(folder):
         data = read_manifest(folder)

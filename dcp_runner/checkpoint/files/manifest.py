@@ -1,7 +1,7 @@
 """The manifest: what a checkpoint holds, who held it, and the digest of every file. Plain JSON, to be read with jq.
 
 Its first field is the digest of its own exact bytes with that field's value zeroed, so a changed byte anywhere is
-noticed. It holds no absolute path: a checkpoint can be moved or copied.
+detected. It holds no absolute path: a checkpoint can be moved or copied.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ _HEAD = '{\n  "digest": "'
 
 @dataclass(frozen=True)
 class FileRecord:
-    """Size in bytes and digest: of a tensor file its header's (which holds those of the data), of another file the
-    whole's.
-    """
+    """Size in bytes, and digest: of a tensor file's header (which holds those of the data), of other files in full."""
 
     size: int
     digest: str
@@ -53,7 +51,7 @@ class ComponentRecord:
     copies: Mapping[str, CopyRecord]
     metadata: Mapping[str, Any] = field(default_factory=dict)
     required: bool = True
-    """False: a run that has no such component drops its state; only then it stands in the file."""
+    """False: a run that has no such component drops its state; only False is written."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +67,20 @@ class CheckpointManifest:
     components: Mapping[str, ComponentRecord]
     files: Mapping[str, FileRecord]
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """As recorded at the save; in the file one that is not finite stands as text, because JSON has no NaN."""
+    """As given to `save`; a value that is not finite is written as text, because JSON has no NaN."""
     config: str = ""
     """Hash of the run's configuration."""
     origin: Mapping[str, Any] = field(default_factory=dict)
     """`run`: the run's id; `job`: the scheduler's job that saved it; `beginning`: the checkpoint of another run that
-    this run began from; `launched`: the configuration of the start that saved it. Each where there is one.
+    this run started from; `launched`: the configuration of the start that saved it. Each where there is one.
     """
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
-    """Time that each phase of the save took on rank 0."""
+    """Seconds that each phase of the save took on rank 0."""
     format: int = FORMAT
 
     def render(self, hash_bytes: Callable[[bytes], str]) -> bytes:
-        """The manifest's file."""
+        """The bytes of the manifest's file."""
         plain = {
             "digest": ZERO,
             "format": self.format,
@@ -107,9 +105,10 @@ class CheckpointManifest:
     def parse(
         cls, data: bytes, hash_bytes: Callable[[bytes], str], name: str = "checkpoint_manifest.json"
     ) -> CheckpointManifest:
-        """The inverse; `name` is for messages.
+        """The inverse of `render`; `name` is the file's, for messages.
 
-        Raises IntegrityError for altered bytes, names of files elsewhere or nowhere, NewerFormatError.
+        Raises IntegrityError for altered bytes and for file names that lead out of the checkpoint or are not listed,
+        NewerFormatError.
         """
         start = len(_HEAD)
         digest = data[start : start + len(ZERO)]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from dcp_runner.checkpoint.files.access import DeletionGuard
 from dcp_runner.checkpoint.files.integrity import check_files
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest
 from dcp_runner.checkpoint.files.tensor_file import TensorFile
@@ -18,8 +17,6 @@ class OpenedCheckpoint:
     def __init__(self, folder: Path, manifest: CheckpointManifest) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.guard = DeletionGuard(folder)
-        """To be held around what reads the files."""
         self._stack = ExitStack()
         self._opened: dict[str, TensorFile] = {}
 

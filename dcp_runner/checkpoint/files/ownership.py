@@ -1,10 +1,10 @@
-"""Which process may write to the folder of the checkpoints: numbered claims, of which the highest stands.
+"""Which process may write to a checkpoint root: numbered claims, of which the highest is in force.
 
     <root>/.owner-7/owner.json      claim 7: the run it is for, and the process that made it
-    <root>/.owner-7/released        that process writes nothing more
+    <root>/.owner-7/released        the process of claim 7 writes nothing more
 
 A claim is a folder that is renamed into place, complete. The file system lets that succeed once for a number, whatever
-the host, and needs neither links nor locks for it. A number is never used twice: lower claims go when a higher stands.
+the host, and needs neither links nor locks for it. A number is never used twice: a claim removes all lower ones.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class Identity:
     """The run that a folder belongs to."""
 
     run: str = ""
-    """A random id, the same in the run folder and in the folder of its checkpoints; empty: none yet."""
+    """A random id, the same in the run folder and in its checkpoint root; empty: none yet."""
     sweep: str = ""
-    """`<id of the sweep>/<number of the job>`; empty: no job of a sweep."""
+    """`<id of the sweep>/<number of the job>`; empty: not a job of a sweep."""
     folder: str = ""
     """The run folder of the last start, absolute."""
 
@@ -46,7 +46,7 @@ Identify = Callable[[Identity], Identity]
 
 
 class OwnerState(Enum):
-    """Of the process that made a claim, as far as this one can know."""
+    """State of the process that made a claim, as far as this one can know."""
 
     ours = "this process"
     alive = "alive on this host"
@@ -64,7 +64,7 @@ class Owner:
     host: str = ""
     pid: int = 0
     started: str = ""
-    """Boot and clock tick at which the process began: a process id is used again, this is not."""
+    """Boot and clock tick at which the process started: a process id is reused, this is not."""
     since: str = ""
     """When the claim was made, local time."""
     released: bool = False
@@ -83,11 +83,11 @@ class Owner:
         return OwnerState.alive if self.started and self.started == start_of(self.pid) else OwnerState.gone
 
 
-NOBODY = Owner()
+UNOWNED = Owner()
 
 
 def start_of(pid: int | Literal["self"]) -> str:
-    """When a process of this host began; empty where there is none, or it has ended and only its parent knows yet."""
+    """When a process of this host started; empty where there is none, or where it has ended as a zombie."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -97,7 +97,7 @@ def start_of(pid: int | Literal["self"]) -> str:
 
 
 def owner_of(root: Path) -> Owner:
-    """The claim that stands in a folder; NOBODY where there is none. Writes nothing."""
+    """The claim that is in force in a folder; UNOWNED where there is none. Writes nothing."""
     names = os.listdir(root) if root.is_dir() else []
     number = max((int(found[1]) for name in names if (found := re.fullmatch(r"\.owner-(\d+)", name))), default=0)
     folder = root / f"{OWNER}{number}"
@@ -112,21 +112,23 @@ def owner_of(root: Path) -> Owner:
 
 
 def claim(root: Path, attempt: str, identify: Identify, seen: int) -> Owner:
-    """Claim a folder for this process; `seen` is the number of the claim that stood when this start began.
+    """Claim a folder for this process; `seen` is the number of the claim in force when this process started.
 
     Raises OccupiedError while the owner lives on this host, SupersededError where a start on another host has claimed
-    the folder since this one began, and whatever `identify` raises. None of them leaves a trace.
+    the folder since then, and whatever `identify` raises. None of them leaves a trace.
     """
     while True:
         owner = owner_of(root)
         if owner.state is OwnerState.alive:
             raise OccupiedError(
-                f"{root} is being written by {owner}, which is alive; wait for its end or end it (kill {owner.pid}), "
-                "or give another folder (name=, checkpoint.root=); in Python its coordinator.release() gives it up"
+                f"{root} is in use by {owner}, which is alive; wait for it to end, or end it (kill {owner.pid}), "
+                "or choose another folder (name=, checkpoint.root=); in Python, its coordinator.release() gives it up"
             )
         if owner.state is OwnerState.elsewhere and owner.number > seen:
-            raise SupersededError(f"{owner} has claimed {root} while attempt {attempt} began; it saves nothing")
-        mine = Owner(
+            raise SupersededError(
+                f"{owner} has claimed {root} while attempt {attempt} was starting, which saves nothing"
+            )
+        own = Owner(
             number=owner.number + 1,
             identity=identify(owner.identity),
             attempt=attempt,
@@ -135,37 +137,37 @@ def claim(root: Path, attempt: str, identify: Identify, seen: int) -> Owner:
             started=start_of("self"),
             since=datetime.now().isoformat(sep=" ", timespec="seconds"),
         )
-        if _publish(root, mine):
-            return mine
+        if _publish(root, own):
+            return own
 
 
-def _publish(root: Path, mine: Owner) -> bool:
-    """Whether nobody else has taken this number, nor a higher one."""
-    plain: dict[str, Any] = asdict(mine)
+def _publish(root: Path, own: Owner) -> bool:
+    """Make the claim; False where another process has taken this number, or a higher one."""
+    plain: dict[str, Any] = asdict(own)
     del plain["number"], plain["released"]
-    target = root / f"{OWNER}{mine.number}"
+    target = root / f"{OWNER}{own.number}"
     with writing(root):
         root.mkdir(parents=True, exist_ok=True)
-        made = make_once(target, RECORD, plain, root / f"{UNFINISHED}{uuid.uuid4().hex}")
-    if owner_of(root) == mine:
+        published = make_once(target, RECORD, plain, root / f"{UNFINISHED}{uuid.uuid4().hex}")
+    if owner_of(root) == own:
         return True
-    if made:  # a number that was free because a higher claim had removed it
+    if published:  # a number that was free because a higher claim had removed it
         shutil.rmtree(target, ignore_errors=True)
     return False
 
 
-def make_once(target: Path, name: str, plain: dict[str, Any], beside: Path) -> bool:
-    """Make a folder that holds one JSON file, in one step; False where the folder is there already, or `beside` was
-    taken for a leftover.
+def make_once(target: Path, name: str, plain: dict[str, Any], tmp_path: Path) -> bool:
+    """Make a folder that holds one JSON file, in one step; False where the folder exists already, or where another
+    process has removed `tmp_path`, in which it is prepared.
     """
     try:
-        beside.mkdir()
-        with (beside / name).open("x", encoding="utf-8") as file:
+        tmp_path.mkdir()
+        with (tmp_path / name).open("x", encoding="utf-8") as file:
             json.dump(plain, file, indent=1)
             file.flush()
             os.fsync(file.fileno())
-        sync(beside)
-        os.rename(beside, target)
+        sync(tmp_path)
+        os.rename(tmp_path, target)
         return True
     except FileNotFoundError:
         return False
@@ -174,20 +176,20 @@ def make_once(target: Path, name: str, plain: dict[str, Any], beside: Path) -> b
             return False
         raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(tmp_path, ignore_errors=True)
 
 
-def release(root: Path, mine: Owner) -> None:
-    """Tell other processes that this one writes nothing more, if it still owns the folder. Where that fails, its end
-    tells them.
+def release(root: Path, own: Owner) -> None:
+    """Mark the claim as released, if it is still in force. Where that fails, other processes see it when this one
+    ends.
     """
     with suppress(OSError):
-        if owner_of(root) != mine:  # replaced by a folder that another run has claimed
+        if owner_of(root) != own:  # the folder has been replaced by one that another run has claimed
             return
-        (root / f"{OWNER}{mine.number}" / RELEASED).touch()
+        (root / f"{OWNER}{own.number}" / RELEASED).touch()
 
 
-def obsolete(root: Path, mine: Owner) -> list[Path]:
-    """What earlier claims have left."""
-    found = [path for path in root.glob(f"{OWNER}*") if path.name != f"{OWNER}{mine.number}"]
+def obsolete(root: Path, own: Owner) -> list[Path]:
+    """Earlier claims, finished or not."""
+    found = [path for path in root.glob(f"{OWNER}*") if path.name != f"{OWNER}{own.number}"]
     return [*found, *root.glob(f"{UNFINISHED}*")]

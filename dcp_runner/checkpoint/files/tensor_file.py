@@ -1,9 +1,9 @@
-"""Files of tensors: safetensors whose header carries the state's skeleton and a digest for each block of the data.
+"""Files of tensors: safetensors whose header carries the state's tree spec and a digest for each block of the data.
 
 The header's `__metadata__` has the key `dcp_runner`, a JSON object:
 
     {"format": 1, "component": "model", "copy": "all", "part": 1, "parts": 4,
-     "tree": {...},                                        the skeleton (skeleton.py), in part 1
+     "tree": {...},                                        the tree spec (treespec.py), in part 1
      "tensors": {"w": {"blocks": ["<32 hex>", ...]},       digests of 4 MiB each; and, where the data is stored as bytes
                  "z": {"blocks": [...], "dtype": "complex128", "shape": [2]},
                  "c": {"blocks": [...], "box": {"shape": [8, 4], "offsets": [2, 0]}}}}     a part of a larger tensor
@@ -58,7 +58,7 @@ def encode(
 ) -> tuple[bytes, Iterator[memoryview]]:
     """The header of a file, and the buffers that follow it.
 
-    `about` is put into the index; `boxes` says where those tensors lie that are parts of larger ones.
+    `about` is put into the index; `boxes` has the position of each tensor that is part of a larger one.
     """
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     table: dict[str, Json] = {}
@@ -88,13 +88,13 @@ def _json(value: Json) -> str:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies in a file, counted from the end of the header."""
+    """Where a tensor is in a file, counted from the end of the header."""
 
     start: int
     stop: int
     dtype: torch.dtype
     box: Box
-    """Its place in the whole tensor."""
+    """Its position in the whole tensor."""
     blocks: tuple[str, ...]
 
 
@@ -175,12 +175,12 @@ def _stored(entry: dict[str, Any], extra: dict[str, Any]) -> StoredTensor:
     dtype = BYTES_ONLY[extra["dtype"]] if "dtype" in extra else DTYPES[entry["dtype"]]
     sizes = tuple(extra.get("shape", entry["shape"]))
     box = extra.get("box")
-    place = Box(tuple(box["shape"]), tuple(box["offsets"]), sizes) if box else Box.full(sizes)
-    return StoredTensor(start, stop, dtype, place, tuple(extra["blocks"]))
+    part = Box(tuple(box["shape"]), tuple(box["offsets"]), sizes) if box else Box.full(sizes)
+    return StoredTensor(start, stop, dtype, part, tuple(extra["blocks"]))
 
 
 def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
-    """Check a file that is not one of ours as a whole. Raises IntegrityError, FileAccessError."""
+    """Check in full a file that is not a tensor file. Raises IntegrityError, FileAccessError."""
     with reading(path, name), open_regular(path) as file:
         found, hashed = os.fstat(file.fileno()).st_size, hash_file(file)
     if found != size or hashed != digest:

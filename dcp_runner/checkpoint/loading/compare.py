@@ -18,15 +18,8 @@ def compare(
 ) -> tuple[list[PendingLoad], list[str]]:
     """Where the state of each component is, and the differences that are accepted.
 
-    Raises MismatchError that lists everything that does not fit, MissingCheckpointError, IntegrityError.
+    Raises MismatchError that lists everything that does not fit, IntegrityError, FileAccessError.
     """
-    with checkpoint.guard:
-        return _compare(bound, checkpoint, request)
-
-
-def _compare(
-    bound: Sequence[BoundComponent], checkpoint: OpenedCheckpoint, request: LoadRequest
-) -> tuple[list[PendingLoad], list[str]]:
     keys = [component.key for component in bound]
     problems = _unknown(request, keys)
     unused, accepted = _unused(checkpoint.manifest.components, keys)

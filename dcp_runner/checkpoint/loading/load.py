@@ -9,21 +9,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dcp_runner.checkpoint.bind import BoundComponent
 from dcp_runner.checkpoint.config import Check
 from dcp_runner.checkpoint.errors import CheckpointError
-from dcp_runner.checkpoint.files.catalog import advice, resolve_checkpoint
-from dcp_runner.checkpoint.files.integrity import parse_manifest, valid_checkpoint
 from dcp_runner.checkpoint.files.manifest import CheckpointManifest
 from dcp_runner.checkpoint.files.opened import OpenedCheckpoint
 from dcp_runner.checkpoint.files.storage import Storage
 from dcp_runner.checkpoint.loading.compare import compare
+from dcp_runner.checkpoint.loading.find import found_checkpoint
 from dcp_runner.checkpoint.loading.pending import PendingLoad, selected_copies
 from dcp_runner.checkpoint.loading.request import LoadRequest
 from dcp_runner.checkpoint.stateful import SupportsReset
@@ -86,42 +84,14 @@ def load(bound: Sequence[BoundComponent], comm: Comm, storage: Storage, request:
     return LoadReport(folder, manifest, rows, tuple(accepted))
 
 
-@contextmanager
-def found_checkpoint(
-    comm: Comm, storage: Storage, request: LoadRequest
-) -> Iterator[tuple[Path, CheckpointManifest, Sequence[str]]]:
-    """The requested checkpoint: its folder, its manifest, and the paths in it that the manifest does not list.
-
-    Raises CheckpointError; where the checkpoint is damaged, as may be found out inside the block, the text names the
-    next valid one.
-    """
-
-    def find() -> list[Any]:
-        folder = resolve_checkpoint(storage, request.which, request.best_by)
-        valid = valid_checkpoint(folder)
-        return [str(folder), valid.data.decode(), valid.unlisted]
-
-    folder: Path | None = None
-    try:
-        name, text, unlisted = comm.on_rank_0("find", find)
-        folder = Path(name)
-        yield folder, parse_manifest(text.encode()), unlisted
-    except CheckpointError as error:
-        if error.types != {"IntegrityError"}:
-            raise
-        instead = comm.on_rank_0("find", lambda: advice(storage, request.which, request.best_by, folder))
-        raise CheckpointError(error.phase, error.failures, error.alive, instead) from error
-
-
 def _read(pending: Sequence[PendingLoad], comm: Comm, checkpoint: OpenedCheckpoint, check: Check) -> None:
     """Read and check, and close what was opened: a file system may report an error only then."""
-    with checkpoint.guard:
-        for component in pending:
-            component.read(comm.rank / comm.world_size)
-        if check is Check.all:
-            checkers = _checkers(pending, checkpoint.manifest, comm.world_size)
-            checkpoint.check([name for name, rank in checkers.items() if rank == comm.rank])
-        checkpoint.close()
+    for component in pending:
+        component.read(comm.rank / comm.world_size)
+    if check is Check.all:
+        checkers = _checkers(pending, checkpoint.manifest, comm.world_size)
+        checkpoint.check([name for name, rank in checkers.items() if rank == comm.rank])
+    checkpoint.close()
 
 
 def _checkers(pending: Sequence[PendingLoad], manifest: CheckpointManifest, world_size: int) -> dict[str, int]:
