@@ -116,7 +116,7 @@ def test_another_beginning_is_refused(source: Path, tmp_path: Path, capfd: pytes
     assert str(earlier) in told and f"started from {source}" in told and "name=" in told and "resume=auto" in told
     assert run(fresh, 1, trainer__max_steps=9, resume=str(source)) == [1]
     told = capfd.readouterr().err
-    assert str(source) in told and "began afresh" in told and "name=" in told
+    assert str(source) in told and "started fresh" in told and "name=" in told
     assert (checkpoints(here), checkpoints(fresh)) == before, "nothing is claimed or retired"
     assert run(here, 1, trainer__max_steps=6, resume="auto") == [0], "the remedy"
     assert run(here, 1, trainer__max_steps=7, resume=str(source)) == [0], "and it is still where the run began"

@@ -127,7 +127,7 @@ def _sharing_text(where: str, text: str) -> Iterator[str]:
 
 def _contradictions(config: RunConfig) -> Iterator[str]:
     parallel, trainer, size = config.parallel, config.trainer, config.parallel.world_size
-    share = parallel.dp * parallel.fsdp * trainer.accumulate
+    share = parallel.data_parallel_size * trainer.accumulate
     if config.data.batch_size >= 1 and share >= 1 and config.data.batch_size % share:
         below, above = config.data.batch_size // share * share, -(-config.data.batch_size // share) * share
         yield (

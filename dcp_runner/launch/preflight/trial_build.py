@@ -125,7 +125,7 @@ def _strategy_problems(config: RunConfig, model: Callable[[], nn.Module]) -> Ite
             f"parallel.{axis}={getattr(parallel, axis)}: {kind.__name__} uses {uses}; "
             "set 1, or choose another topology (parallel=...)"
         )
-    share = parallel.dp * parallel.fsdp * config.trainer.accumulate
+    share = parallel.data_parallel_size * config.trainer.accumulate
     samples = 0 if config.data.batch_size % share else config.data.batch_size // share
     try:
         yield from strategy.validate(PlannedRun(parallel.degrees, samples, model, parallel.plan))

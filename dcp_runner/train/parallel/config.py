@@ -8,6 +8,9 @@ from typing import Any
 
 from dcp_runner.checkpoint.topology import AXES
 
+DATA_AXES = ("dp", "fsdp")
+"""Mesh axes along which ranks see different samples."""
+
 
 @dataclass(kw_only=True)
 class SplitPlanConfig:
@@ -64,3 +67,8 @@ class ParallelConfig:
     def world_size(self) -> int:
         """Ranks of the mesh, once no degree is -1."""
         return prod(self.degrees.values())
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Parts that the global batch is divided into, once no degree is -1."""
+        return prod(self.degrees[axis] for axis in DATA_AXES)

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from dcp_runner.train.parallel.config import SplitPlanConfig
+from dcp_runner.train.parallel.config import DATA_AXES, SplitPlanConfig
 from dcp_runner.train.parallel.gradients import total_norm
 from dcp_runner.train.parallel.mesh import RankMesh
 from dcp_runner.train.parallel.split_plan import SplitPlan, resolve_split_plan
@@ -56,7 +56,7 @@ class Strategy(ABC):
 
     axes: Sequence[str] = ()
     """Mesh axes that the strategy supports; a degree above 1 along any other axis is refused."""
-    data_axes: tuple[str, ...] = ("dp", "fsdp")
+    data_axes: tuple[str, ...] = DATA_AXES
     """Mesh axes along which ranks see different samples."""
 
     def validate(self, planned: PlannedRun) -> Iterator[str]:
