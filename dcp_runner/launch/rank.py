@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from dcp_runner.common import logs
-from dcp_runner.common.device import uses_cuda
+from dcp_runner.common.device import device_of
 from dcp_runner.common.errors import ConfigError, FileAccessError
 from dcp_runner.common.launch_env import World
 from dcp_runner.common.run_context import RunContext
@@ -145,13 +145,10 @@ def _list(ranks: list[int]) -> str:
 
 
 def _open_process_group(config: RunConfig, world: World, meeting: Store) -> None:
-    import torch
     import torch.distributed as dist
 
-    cuda = uses_cuda(config.trainer.device, world.local_size)
-    if cuda:
-        torch.cuda.set_device(world.local_rank)
-    backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
+    device = device_of(config.trainer.device, world.local_rank, world.local_size)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     limit = timedelta(seconds=config.parallel.timeout_s)
     dist.init_process_group(backend, store=meeting, rank=world.rank, world_size=world.size, timeout=limit)
 

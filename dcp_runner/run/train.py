@@ -46,7 +46,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     4. resume, or start from (seed, 0, random stream of the rank)
     5. train to `trainer.max_steps`, if that is not reached yet
     """
-    device = device_of(config.trainer.device, run)
+    device = device_of(config.trainer.device, run.local_rank, run.local_world_size)
     topology = topology_of(config.parallel, run.node_sizes)
     parts = build(config, topology, device)
     feed = feed_of(config, topology, run.rank, parts.strategy)

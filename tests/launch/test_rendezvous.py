@@ -12,7 +12,7 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 
 from dcp_runner.common.launch_env import Starter, World
 from dcp_runner.launch import rendezvous

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from commands import Command, ours
-from torch._C._distributed_c10d import TCPStore
+from torch.distributed import TCPStore
 from where import SUPPORT
 
 pytestmark = pytest.mark.timeout(120)
