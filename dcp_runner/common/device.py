@@ -1,4 +1,4 @@
-"""Which device a rank computes on."""
+"""The device of a rank."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-def uses_cuda(device: Device, local_world_size: int) -> bool:
-    """Whether the ranks of a node run on its GPUs; `auto` does where there is one for each rank."""
+def uses_cuda(requested: Device, local_world_size: int) -> bool:
+    """Whether the ranks of this node run on GPUs; `auto` uses them where there is one for each rank."""
     import torch
 
-    return device is Device.cuda or (device is Device.auto and torch.cuda.device_count() >= local_world_size)
+    return requested is Device.cuda or (requested is Device.auto and torch.cuda.device_count() >= local_world_size)
 
 
-def device_of(device: Device, local_rank: int, local_world_size: int) -> torch.device:
-    """The device of this rank; a GPU also becomes torch's current one."""
+def device_of(requested: Device, local_rank: int, local_world_size: int) -> torch.device:
+    """The device of this rank; where that is a GPU, it becomes the current one."""
     import torch
 
-    if not uses_cuda(device, local_world_size):
+    if not uses_cuda(requested, local_world_size):
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)

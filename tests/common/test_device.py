@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 from dcp_runner.common.device import Device, device_of, uses_cuda
-from dcp_runner.common.run_context import RunContext
 
 
 @pytest.mark.parametrize(
@@ -27,6 +24,5 @@ def test_four_ranks_on_a_node(device: Device, gpus: int, expected: bool, monkeyp
     current: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert uses_cuda(device, 4) is expected
-    run = RunContext(Path("run"), 1, 6, 8, 2, 4, "hash", {})
-    assert device_of(device, run) == (torch.device("cuda", 2) if expected else torch.device("cpu"))
+    assert device_of(device, 2, 4) == (torch.device("cuda", 2) if expected else torch.device("cpu"))
     assert current == [2] * expected
