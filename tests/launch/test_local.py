@@ -11,6 +11,7 @@ import pytest
 from commands import Command, composed, gone, ours
 from where import SUPPORT
 
+from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch import local
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import RankExit
@@ -153,7 +154,7 @@ def test_spawned_ranks_do_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     (tmp_path / "logs").mkdir()
     (tmp_path / "attempts/1/outcomes").mkdir(parents=True)
-    job = Job(entry="entries:meet", config={"name": "x"}, config_hash="h", run_dir=str(tmp_path), attempt=1)
+    job = Job(entry="entries:meet", config=RunConfig(name="x"), config_hash="h", run_dir=str(tmp_path), attempt=1)
     ended = local.launch(job, 2, 2, start_method="spawn")
     assert sorted(ended.exits, key=lambda exit: exit.rank) == [RankExit(0, 0), RankExit(1, 0)]
     assert ended.exit_code == 0

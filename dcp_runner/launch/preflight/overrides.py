@@ -116,14 +116,13 @@ def _compose(
     Raises:
         HydraException: it cannot be composed.
     """
-    if not (multirun or _names_launcher(overrides)):
-        cfg = loader.load_configuration(config_name, overrides, RunMode.RUN)
-        if cfg.hydra.mode is not RunMode.MULTIRUN:
-            found.jobs = [cfg]
-            return
-    sweep = loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)
+    as_sweep = multirun or _names_launcher(overrides)
+    sweep = _as_hydra(loader, config_name, overrides, as_sweep)
     if multirun and sweep.hydra.mode is not RunMode.MULTIRUN:
         sweep = loader.load_configuration(config_name, [*overrides, "hydra.mode=MULTIRUN"], RunMode.MULTIRUN)
+    elif not as_sweep and sweep.hydra.mode is not RunMode.MULTIRUN:
+        found.jobs = [sweep]
+        return
     jobs = []
     for number, line in _some_jobs(loader, sweep):
         job = loader.load_sweep_config(sweep, line)
@@ -131,6 +130,20 @@ def _compose(
             job.hydra.job.id = job.hydra.job.num = number
         jobs.append(job)
     found.sweep, found.jobs = sweep, jobs
+
+
+def _as_hydra(loader: ConfigLoader, config_name: str | None, overrides: list[str], as_sweep: bool) -> DictConfig:
+    """A configuration can itself make a sweep of every command (`hydra.mode: MULTIRUN`)."""
+    if as_sweep:
+        return loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)
+    try:
+        return loader.load_configuration(config_name, overrides, RunMode.RUN)
+    except HydraException:  # as several values of a key are, in a single run
+        with suppress(HydraException):
+            sweep = loader.load_configuration(config_name, overrides, RunMode.MULTIRUN)
+            if sweep.hydra.mode is RunMode.MULTIRUN:
+                return sweep
+        raise
 
 
 def _names_launcher(overrides: Sequence[str]) -> bool:
