@@ -15,16 +15,17 @@ MODULES = sorted(
     for file in (ROOT / top).rglob("*.py")
     if file.name != "__main__.py" and "conf" not in file.parts
 )
+DOUBLED = {name for name in (m.name for m in MODULES) if [m.name for m in MODULES].count(name) > 1}
 ELSEWHERE: dict[str, str] = {}
 """Modules without a test file of their own name: where they are tested."""
 
 
 def file_of(module: Path) -> Path:
-    """Where the tests of a module are: `dcp_runner/a/b.py` -> `tests/a/test_b.py`."""
+    """Where the tests of a module are: `dcp_runner/a/b.py` -> `tests/a/test_b.py`; with the room in its name where two modules share one."""
     *rooms, name = module.with_suffix("").parts[1:]
     if module.parts[0] == "hydra_plugins":
         rooms = ["plugins"]
-    if name in ("config", "errors") and rooms:  # pytest wants file names that are unique
+    if f"{name}.py" in DOUBLED:  # pytest needs file names that are unique
         name = f"{rooms[-1]}_{name}"
     return Path("tests", *rooms, f"test_{name.lstrip('_')}.py")
 
