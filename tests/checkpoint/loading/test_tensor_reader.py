@@ -19,7 +19,6 @@ from dcp_runner.checkpoint.files.tensor_file import TensorFile, encode
 from dcp_runner.checkpoint.loading import tensor_reader
 from dcp_runner.checkpoint.loading.tensor_reader import TensorReader
 from dcp_runner.checkpoint.state.box import Box
-from dcp_runner.checkpoint.state.merge import merge, select
 
 
 @contextmanager
@@ -118,28 +117,3 @@ def test_a_damaged_block_is_found_only_where_it_is_read(tmp_path: Path, monkeypa
         for read in (lambda: file.read("t", 30, memoryview(bytearray(60))), file.check):
             with pytest.raises(ValueError, match="tensor 't', block 2"):
                 read()
-
-
-def test_skeletons_are_united() -> None:
-    leaf: dict[str, Any] = {"$": "tensor"}
-    one = {"state": {"a": {"step": leaf}}, "options": {"a": {"lr": 0.1}}}
-    other = {"state": {"b": {"step": leaf}}, "options": {"b": {"lr": 0.2}, "a": {"lr": 0.1}}}
-    both = {"state": {"a": {"step": leaf}, "b": {"step": leaf}}, "options": {"a": {"lr": 0.1}, "b": {"lr": 0.2}}}
-    assert merge([one, other]) == both
-    ordered: list[Any] = [{"$": "OrderedDict", "metadata": {k: 1}, "v": {k: leaf}} for k in "ab"]
-    assert merge(ordered) == {"$": "OrderedDict", "metadata": {"a": 1, "b": 1}, "v": {"a": leaf, "b": leaf}}
-    assert select(merge(ordered), lambda keys: keys != ("a",))["v"] == {"b": leaf}
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "place"),
-    [
-        ({"a": 1}, {"a": 2}, "a"),
-        ({"a": [1]}, {"a": [1, 2]}, "a"),
-        ({"a": {"b": 1}}, {"a": {"b": True}}, "a/b"),
-        (1, 2, "itself"),
-    ],
-)
-def test_other_values_of_one_name_are_no_parts_of_one_state(one: Any, other: Any, place: str) -> None:
-    with pytest.raises(ValueError, match=place):
-        merge([one, other])
