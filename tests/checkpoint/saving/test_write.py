@@ -3,34 +3,16 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from solo import alone, bits, stored_names, strict_json
+from thread_ranks import among
 from torch import nn
-from torch.distributed import HashStore
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology
 from dcp_runner.checkpoint.sync.comm import Comm
-
-
-def among(size: int, work: Callable[[Comm], Any]) -> list[Any]:
-    """Do the work as so many ranks, each a thread of this process."""
-    store, results = HashStore(), [None] * size
-
-    def run(rank: int) -> None:
-        results[rank] = work(Comm(store, rank, size, timeout_s=20))
-
-    threads = [threading.Thread(target=run, args=[rank]) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 def test_a_model_of_several_parts_has_the_index_of_hugging_face(tmp_path: Path) -> None:
