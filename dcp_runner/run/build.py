@@ -46,11 +46,12 @@ def build_model(config: RunConfig, device: torch.device) -> nn.Module:
     return model
 
 
-def build_parts(config: RunConfig, topology: Topology, device: torch.device, model: nn.Module) -> Parts:
+def build_parts(config: RunConfig, topology: Topology, device: torch.device, model: nn.Module | None = None) -> Parts:
     """Wrapped model, optimizer and schedule on this device; without data on the meta device. `model` comes from
-    `build_model`, and may be changed.
+    `build_model`, and may be changed; None: build it.
     """
     strategy: Strategy = get_class(config.parallel.strategy)(**config.parallel.options)
+    model = model or build_model(config, device)
     model = strategy.wrap(model, rank_mesh(topology, device), resolve_split_plan(model, config.parallel.plan))
     optimizer = make(config.optim, [parameter for parameter in model.parameters() if parameter.requires_grad])
     scheduler = make_scheduler(optimizer, config.schedule, config.trainer.max_steps)

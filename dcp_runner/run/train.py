@@ -14,7 +14,7 @@ from dcp_runner.common.device import device_of
 from dcp_runner.common.run_context import RunContext
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.config.schema import ResumeRng, RunConfig
-from dcp_runner.run.build import build_callbacks, build_data, build_model, build_parts, build_trackers, topology_of
+from dcp_runner.run.build import build_callbacks, build_data, build_parts, build_trackers, topology_of
 from dcp_runner.run.components import components_of
 from dcp_runner.run.launched_config import changed_keys, write_config
 from dcp_runner.run.plan_table import checkpoint_size, plan_table, tensor_sizes
@@ -43,7 +43,7 @@ def train(config: RunConfig, run: RunContext) -> None:
     """
     device = device_of(config.trainer.device, run.local_rank, run.local_world_size)
     topology = topology_of(config.parallel, run.node_sizes)
-    parts = build_parts(config, topology, device, build_model(config, device))
+    parts = build_parts(config, topology, device)
     data = build_data(config, topology, run.rank, parts.strategy)
     progress, callbacks = Progress(), build_callbacks(config)
     parts.warm_up(data.feed.example(), config.trainer.precision)

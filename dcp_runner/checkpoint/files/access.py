@@ -48,7 +48,7 @@ class DeletionGuard:
     """Around everything that reads a checkpoint, which another process may delete meanwhile.
 
     Turns an IntegrityError or FileAccessError into a MissingCheckpointError where the folder that was there when the
-    guard was made has been deleted, renamed or replaced. To make it raises MissingCheckpointError where there is none.
+    guard was made has been deleted, renamed or replaced. Making it raises MissingCheckpointError where there is none.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,10 +80,10 @@ class DeletionGuard:
 
 def _inode_of(folder: Path) -> int | None:
     """By listing the parent, which a network file system does afresh; None where no folder has this name."""
-    place = Path(os.path.abspath(folder))
+    absolute = Path(os.path.abspath(folder))
     try:
-        with os.scandir(place.parent) as entries:
-            return next((entry.inode() for entry in entries if entry.name == place.name), None)
+        with os.scandir(absolute.parent) as entries:
+            return next((entry.inode() for entry in entries if entry.name == absolute.name), None)
     except (FileNotFoundError, NotADirectoryError):
         return None
 

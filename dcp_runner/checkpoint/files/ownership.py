@@ -126,7 +126,7 @@ def claim(root: Path, attempt: str, identify: Identify, seen: int) -> Owner:
             )
         if owner.state is OwnerState.elsewhere and owner.number > seen:
             raise SupersededError(
-                f"{owner} has claimed {root} while attempt {attempt} was starting, which saves nothing"
+                f"{owner} claimed {root} while attempt {attempt} was starting, so this attempt saves nothing"
             )
         own = Owner(
             number=owner.number + 1,

@@ -136,11 +136,9 @@ class Storage:
             if path.parent.parent != self.root:
                 path.parent.mkdir(exist_ok=True)
             with path.open("xb") as file:
-                for buffer in buffers:
-                    file.write(buffer)
+                size = sum(file.write(buffer) for buffer in buffers)
                 file.flush()
                 os.fsync(file.fileno())
-                size = file.tell()
             sync(path.parent)
         return size
 

@@ -22,6 +22,7 @@ from dcp_runner.checkpoint.saving.value_diff import compare_values
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.state.box import Box
 from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, combined_digest, equivalent
+from dcp_runner.checkpoint.state.treespec import Json
 from dcp_runner.checkpoint.sync.claims import minority
 from dcp_runner.checkpoint.sync.comm import Comm
 from dcp_runner.checkpoint.topology import Copy, Topology
@@ -37,15 +38,7 @@ def verify(prepared: Sequence[PreparedComponent], comm: Comm) -> None:
     TilingError where the parts of a tensor are not the whole tensor.
     """
     tables = {component.bound.key: component.by_sharing() for component in prepared}
-    own = {
-        component.bound.key: {
-            "layers": {sharing: combined_digest(table) for sharing, table in tables[component.bound.key].items()},
-            "tiling": f"{tiling_sum(component.flat, comm.rank):x}",
-            "namesakes": shared_name_sums(component),
-            "replicas": f"{replica_sum(component, comm.rank):x}",
-        }
-        for component in prepared
-    }
+    own = {component.bound.key: _sums(component, tables[component.bound.key], comm.rank) for component in prepared}
     everyone = comm.exchange("verify", own)
     differing: list[str] = []
     parts: list[str] = []
@@ -70,6 +63,16 @@ def verify(prepared: Sequence[PreparedComponent], comm: Comm) -> None:
             raise TilingError("; ".join(parts))
 
     comm.agree("verify", raise_own)
+
+
+def _sums(component: PreparedComponent, tables: Mapping[str, Mapping[str, LeafFingerprint]], rank: int) -> Json:
+    """What a rank sends of a component: its digest for each sharing, and its summands of the sums over all ranks."""
+    return {
+        "layers": {sharing: combined_digest(table) for sharing, table in tables.items()},
+        "tiling": f"{tiling_sum(component.flat, rank):x}",
+        "namesakes": shared_name_sums(component),
+        "replicas": f"{replica_sum(component, rank):x}",
+    }
 
 
 def verify_declared(bound: Sequence[BoundComponent], topology: Topology, comm: Comm) -> None:

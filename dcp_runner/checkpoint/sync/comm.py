@@ -71,7 +71,7 @@ class Comm:
         found = disagreements(self.exchange(phase, dict(claims)))
 
         def raise_if_outlier() -> None:
-            if own := [str(one) for one in found if self.rank in one.outliers]:
+            if own := [str(subject) for subject in found if self.rank in subject.outliers]:
                 raise ValueError("; ".join(own))
 
         self.agree(phase, raise_if_outlier)

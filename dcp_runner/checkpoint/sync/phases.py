@@ -10,7 +10,7 @@ names no rank and breaks the group. Store calls run in a helper thread, because 
 its own timeout.
 
 A rank has one key, which it sets anew in each phase. The keys of a phase itself are removed once all ranks have arrived
-at the next one, and so have left it: a store does not grow with the number of saves.
+at the next one, and so have finished it: a store does not grow with the number of saves.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class PhaseRunner:
         return json.loads(self._store.get(f"{prefix}/verdict"))
 
     def _forget(self, prefix: str) -> None:
-        """Remove the keys of a phase that all ranks have left."""
+        """Remove the keys of a phase that all ranks have finished."""
         for key in ("count", "verdict") if prefix else ():
             self._store.delete_key(f"{prefix}/{key}")
 

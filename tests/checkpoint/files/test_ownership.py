@@ -222,7 +222,7 @@ def test_a_start_that_was_overtaken_before_it_claimed_does_not_claim(tmp_path: P
     with elsewhere():
         boxed(tmp_path, 2, attempt="2")[1].save(1)
     with pytest.raises(
-        CheckpointError, match=r"attempt 2 .*on another.* has claimed .* while attempt 1 was starting"
+        CheckpointError, match=r"attempt 2 .*on another.* claimed .* while attempt 1 was starting"
     ) as failure:
         late.save(2)
     assert failure.value.types == {"SupersededError"}
