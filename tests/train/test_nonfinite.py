@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from runs import TINY, run, steps
+from where import SUPPORT
 
 import dcp_runner.train.parallel.pipeline  # noqa: F401  imported once here, not in every fork
 from dcp_runner.models.loss import next_token
@@ -136,7 +137,7 @@ def test_the_command_says_it_in_one_line(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "dcp_runner", "debug=tiny", "parallel=ddp", "parallel.dp=2", "name=a"]
     line += ["trainer.device=cpu", "checkpoint.every_steps=2", "loss._target_=test_nonfinite.loss"]
     line += ["+callbacks.poison={_target_: test_nonfinite.Poison, rank: 1, what: loss}"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parent}{os.pathsep}{SUPPORT}"}
     ended = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
     last = ended.stderr.splitlines()[-1]
     assert ended.returncode == 1 and last.startswith("FAILED: step 6 is not finite: loss nan (rank 1); gradient norm")

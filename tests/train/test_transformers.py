@@ -58,4 +58,4 @@ def test_same_as_one_rank(one_rank: Path, tmp_path: Path) -> None:
 def test_tied_weights_are_refused_before_a_rank_starts(tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as error:
         start(tmp_path, "parallel=pipeline", "model.tie_word_embeddings=true")
-    assert "untie them (model.tied=false; in transformers' models tie_word_embeddings=false)" in str(error.value)
+    assert "untie them (model.tied=false; for transformers models tie_word_embeddings=false)" in str(error.value)
