@@ -14,9 +14,8 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from multiprocessing.synchronize import Barrier
@@ -31,8 +30,6 @@ from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, pending_signal
 from dcp_runner.launch.job import Job
 from dcp_runner.launch.outcomes import (
-    ExitRecord,
-    RankExit,
     RunResult,
     read_exit_records,
     read_failure_records,
@@ -40,6 +37,7 @@ from dcp_runner.launch.outcomes import (
     write_failure_record,
 )
 from dcp_runner.launch.rank import RecordFailure, load_entry_point, run_rank
+from dcp_runner.launch.rank_exits import rank_exits
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -81,7 +79,8 @@ def launch(job: Job, size: int, local_size: int, *, start_method: str | None = N
         folders = [RunDir(Path(job.run_dir)).attempt(job.attempt).outcomes, Path(own)]
         records = {rank: record for folder in folders for rank, record in read_exit_records(folder).items()}
         failures = {failure.rank: failure for folder in folders for failure in read_failure_records(folder)}
-    return RunResult(_exits(size, failed, records, ranks.killed_now), ranks.stopped_by, list(failures.values()))
+    exits = rank_exits(size, failed, records, killed_now=ranks.killed_now, grace_s=GRACE_S)
+    return RunResult(exits, ranks.stopped_by, list(failures.values()))
 
 
 def _launch_config(size: int, start_method: str) -> LaunchConfig:
@@ -131,23 +130,6 @@ class _Ranks:
                     os.killpg(process.pid, signal.SIGKILL)
             process.kill()
             process.join()
-
-
-def _exits(size: int, failed: Mapping[int, int], records: Mapping[int, ExitRecord], killed_now: bool) -> list[RankExit]:
-    """How every rank ended: from its record, else from what elastic saw, else it was killed. Those without a record
-    come first.
-
-    An unseen rank was killed by elastic if a death was seen that must have come before, or if `GRACE_S` has passed
-    since the first record of a failure; and by us after a second stop signal (`killed_now`).
-    """
-    first = min((record.time for record in records.values() if record.code), default=time.time())
-    late = time.time() - first >= GRACE_S
-    by_launcher = killed_now or late or any(rank not in records for rank in failed)
-    seen = [RankExit(rank, code) for rank, code in failed.items() if rank not in records]
-    unseen = [rank for rank in range(size) if rank not in records and rank not in failed]
-    killed = [RankExit(rank, -signal.SIGKILL, by_launcher=by_launcher, seen=False) for rank in unseen]
-    by_time = sorted(records.items(), key=lambda item: item[1].time)
-    return [*seen, *killed, *(RankExit(rank, record.code) for rank, record in by_time)]
 
 
 def _rank(job: Job, local_size: int, launcher: int, all_started: Barrier, pending: int | None, own: Path) -> None:

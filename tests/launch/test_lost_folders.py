@@ -120,6 +120,12 @@ def test_something_else_stands_there_at_the_start(
     failed(training(tmp_path, ranks=ranks), *words)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_there_is_nothing_to_resume(ranks: int, tmp_path: Path) -> None:
+    root = tmp_path / "outputs" / "run" / "checkpoints"
+    failed(training(tmp_path, "resume=must", ranks=ranks), f"resume=must, but there is no checkpoint in {root}")
+
+
 def test_a_config_beside_the_weights(tmp_path: Path) -> None:
     """Written by a callback: before the commit it is part of the checkpoint; after it, it is said and left."""
     card = "+callbacks.card={{_target_: happenings.Card, when: {}}}"
