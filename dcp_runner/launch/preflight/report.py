@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.common.run_dir import unwritable
+from dcp_runner.launch.preflight.advice import flag_problems
 from dcp_runner.launch.preflight.compose_cache import ComposeOnce
 from dcp_runner.launch.preflight.hydra_private import (
     create_automatic_config_search_path,
@@ -26,7 +27,7 @@ from dcp_runner.launch.preflight.hydra_private import (
     get_args_parser,
     hydra_main_uses,
 )
-from dcp_runner.launch.preflight.overrides import CommandLineReport, examine, flag_problems
+from dcp_runner.launch.preflight.overrides import CommandLineReport, examine
 from dcp_runner.launch.preflight.sweep_folders import (
     blocked_folders,
     changed_jobs,
@@ -59,9 +60,10 @@ def check_command_line(
     if args.info or args.shell_completion or args.hydra_help or args.experimental_rerun:
         return nullcontext()
     loader = _loader(task, args.config_path or config_path, args)
-    problems, overrides = flag_problems(unknown)
-    found = examine(loader, args.config_name or config_name, [*args.overrides, *overrides], multirun=args.multirun)
-    problems += found.problems
+    name, flags = args.config_name or config_name, [text for text in unknown if text.startswith("-")]
+    overrides = [*args.overrides, *(text for text in unknown if "=" in text and text not in flags)]
+    found = examine(loader, name, overrides, multirun=args.multirun)
+    problems = [*(flag_problems(loader, name, flags) if flags else []), *found.problems]
     if not (args.help or args.cfg):
         problems += _launcher_problems(found)
         if check is not None and found.meant:

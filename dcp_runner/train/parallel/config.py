@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from dcp_runner.common.settings import setting
+
 
 @dataclass(kw_only=True)
 class PlanConfig:
@@ -21,7 +23,7 @@ class PlanConfig:
     key-value heads); tp must divide it."""
     layers: str | None = None
     """An nn.ModuleList: fsdp gathers the weights of its items one by one, and a pipeline is cut between them."""
-    first: dict[str, str] = field(default_factory=dict)
+    first: dict[str, str] = setting(default_factory=dict, open=True)
     """Modules that only the first pipeline stage has, and what stands there in the others: `pass` gives its input on,
     `zero` gives 0."""
     last: list[str] = field(default_factory=list)
@@ -45,9 +47,9 @@ class ParallelConfig:
     """Pipeline stages."""
     tp: int = 1
     """Tensor-parallel ranks."""
-    timeout_s: float = 1800.0
+    timeout_s: float = setting(1800.0, above=0)
     """A rank that keeps the others waiting for longer inside the training fails the run."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = setting(default_factory=dict, open=True)
     """Keyword arguments of the strategy, checked against its signature."""
     plan: PlanConfig = field(default_factory=PlanConfig)
     """Where the model can be cut, for models that do not tell it themselves."""
