@@ -46,7 +46,7 @@ def plain_values(cfg: DictConfig) -> dict[str, Any]:
         plain = {name: _value(cfg, name, partial(OmegaConf.to_container, resolve=True)) for name in names}
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
-    problems = [f"{path}: it must be given (found `???`)" for path, value in _leaves(plain) if value == "???"]
+    problems = [f"{path}: a value is required (found `???`)" for path, value in _leaves(plain) if value == "???"]
     problems = problems or list(_unknown_keys(RunConfig(), plain))
     if problems:
         raise ConfigError(*problems)

@@ -1,5 +1,5 @@
-"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and what
-comes of it.
+"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and which
+values the run now has.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Collection
     """Every key whose value differs, in the order of the new configuration; not those that only say how a run starts.
 
     Options of the optimizer are part of its saved state: the checkpoint's value stays, unless the key is in `override`.
-    `rate` says what comes of the learning rate; it is told with the keys that shape its curve.
+    `rate` says what happens to the learning rate; it is shown with the keys that shape its curve.
     """
     ignored = {entry.key for entry in settings(RunConfig()) if entry.facts.start_only}
     before, after = dict(_flat(old)), dict(_flat(new))

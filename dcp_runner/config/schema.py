@@ -1,6 +1,6 @@
 """The whole configuration of a run as typed data. Hydra's DictConfig ends here.
 
-The road of a configuration: YAML and overrides, composed by Hydra into a DictConfig -> `load` -> RunConfig, which the
+The path of a configuration: YAML and overrides, composed by Hydra into a DictConfig -> `load` -> RunConfig, which the
 launcher completes -> `to_plain` -> a dict that travels to the ranks and into the run folder -> `from_plain` -> the
 same RunConfig. Everything is closed (an unknown key is an error) but the open nodes, whose keys are checked against
 their `_target_` instead.
@@ -92,13 +92,13 @@ class RunConfig:
     this one begins; once this one has checkpoints that began there, the same command goes on from them.
     """
     resume_skip: list[str] = setting(default_factory=list, start_only=True)
-    """Components that are left as they were built, not loaded."""
+    """Components that stay as they were built and are not loaded."""
     resume_rng: ResumeRng = setting(ResumeRng.strict, start_only=True)
     """strict restores the generators; reseed derives them anew from (seed, step, rank)."""
     resume_override: list[str] = setting(default_factory=list, start_only=True)
     """Keys whose new value wins over the value in the checkpoint, as `optim.lr`."""
     resume_sweep: str | None = setting(None, start_only=True)
-    """The folder of a sweep: do what is left of it. Its command need not be repeated."""
+    """The folder of a sweep: run its remaining jobs. Its command need not be repeated."""
     resume_sweep_changed: bool = setting(False, start_only=True)
     """Let `resume_sweep` run jobs that are not what they were when the sweep was submitted."""
     verify_resume: int = setting(0, at_least=0, hashed=False)

@@ -1,6 +1,6 @@
-"""What is wrong with the values of a configuration, all of it at once. Pure. What its `_target_`s say is building.py's.
+"""Everything that is wrong with the values of a configuration. Pure; `build_checks` looks at its `_target_`s.
 
-Every text says what, where, expected, found, and the remedy if it is not plain.
+Every text says what, where, expected, found, and the remedy if it is not obvious.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ def _overridden(config: RunConfig) -> Iterator[str]:
             yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, options)}"
         elif key not in options:
             yield (
-                f"resume_override: a checkpoint holds no value of {key!r}, so there is none to override; expected "
-                f"options of the optimizer{example}. Every other key has its new value without it"
+                f"resume_override: a checkpoint holds no value of {key!r}; only options of the optimizer can be "
+                f"overridden{example}. Every other key takes its new value anyway"
             )
 
 
@@ -101,12 +101,12 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
     if config.data.batch_size >= 1 and share >= 1 and config.data.batch_size % share:
         below, above = config.data.batch_size // share * share, -(-config.data.batch_size // share) * share
         yield (
-            f"data.batch_size={config.data.batch_size}: it is the global one, and must divide by "
-            f"dp {parallel.dp} x fsdp {parallel.fsdp} x accumulate {trainer.accumulate} = {share}; "
+            f"data.batch_size={config.data.batch_size}: the global batch size must be divisible by "
+            f"dp * fsdp * accumulate = {parallel.dp} * {parallel.fsdp} * {trainer.accumulate} = {share}; "
             f"try {f'{below} or ' if below else ''}{above}"
         )
     if config.resources.nodes >= 1 and size % config.resources.nodes:
-        yield f"resources.nodes={config.resources.nodes}: {size} ranks do not divide into as many equal nodes"
+        yield f"resources.nodes={config.resources.nodes}: {size} ranks cannot be divided equally among them"
 
 
 def _dotted_keys(node: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What is wrong with a command line, all of it at once. Hydra stops at the first override that it cannot apply.
 
-Where composing fails, the overrides are applied one after the other, config groups first, and each that fails is told
-and left out. So every problem is found, and none that is only the consequence of another.
+Where composing fails, the overrides are applied one after the other, config groups first, and each that fails is
+reported and left out. So every problem is found, and none that is only the consequence of another.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class CommandLineReport:
     """A command line, composed as far as it can be."""
 
     problems: list[str] = field(default_factory=list)
-    meant: bool = True
-    """Whether every config group was chosen as meant; if not, what was composed tells nothing about the values."""
+    config_groups_ok: bool = True
+    """Whether every choice of a config group composed; if not, the values that were composed say nothing."""
     jobs: list[DictConfig] = field(default_factory=list)
     """The composed configuration of the run, or those of some jobs of a sweep, in which every value occurs."""
     sweep: DictConfig | None = None
@@ -108,12 +108,12 @@ def _some_jobs(loader: ConfigLoader, sweep: DictConfig) -> list[tuple[int, list[
 
 
 def _differing_in_one(lines: Sequence[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """The first line, and those in which one value is another."""
+    """The first line, and those that differ from it in a single value."""
     first = lines[0]
     values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
     tried = [{*column[:MOST], column[-1]} for column in values]
     for number, line in enumerate(lines):
-        others = [place for place, value in enumerate(line) if value != first[place]]
+        others = [column for column, value in enumerate(line) if value != first[column]]
         if not others or (len(others) == 1 and line[others[0]] in tried[others[0]]):
             yield number, line
 
@@ -130,9 +130,9 @@ def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
     choices = [[*values[:MOST], *values[MOST:][-1:]] for values in choices]
     first = [values[0] for values in choices]
     yield first
-    for place, values in enumerate(choices):
+    for column, values in enumerate(choices):
         for value in values[1:]:
-            yield [*first[:place], value, *first[place + 1 :]]
+            yield [*first[:column], value, *first[column + 1 :]]
 
 
 def _choices(override: Override) -> list[str]:
@@ -142,7 +142,7 @@ def _choices(override: Override) -> list[str]:
 def _applicable(
     loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], multirun: bool, found: CommandLineReport
 ) -> list[str]:
-    """The overrides that can be applied; for each other one a problem is told."""
+    """The overrides that can be applied; each of the others is reported."""
     parsed: list[Override] = []
     for line in overrides:
         try:
@@ -154,7 +154,7 @@ def _applicable(
         base = loader.load_configuration(config_name, [], RunMode.RUN)
     except HydraException as error:
         found.problems.append(text_of(error))
-        found.meant = False
+        found.config_groups_ok = False
         return []
     good: list[str] = []
     for override in sorted(parsed, key=lambda o: not loader.get_group_options(o.key_or_group)):
@@ -164,7 +164,7 @@ def _applicable(
                 composed = loader.load_configuration(config_name, [*good, choice], RunMode.RUN)
             except HydraException as error:
                 found.problems.append(explain(choice, override.key_or_group, error, loader, config_name, base))
-                found.meant &= not loader.get_group_options(override.key_or_group)
+                found.config_groups_ok &= not loader.get_group_options(override.key_or_group)
                 break
         else:
             good.append(line)

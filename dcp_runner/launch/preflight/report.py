@@ -66,7 +66,7 @@ def check_command_line(
     problems = [*(flag_problems(loader, name, flags) if flags else []), *found.problems]
     if not (args.help or args.cfg):
         problems += _launcher_problems(found)
-        if check is not None and found.meant:
+        if check is not None and found.config_groups_ok:
             problems += [text for cfg in found.jobs for text in _checked(cfg, found.sweep, check)]
             problems += _folders_of_jobs(loader, found.sweep)
         problems += [] if problems else _unwritable(found)
@@ -94,7 +94,7 @@ def _launcher_problems(found: CommandLineReport) -> list[str]:
     for cfg in found.jobs:
         launcher = cfg.hydra.runtime.choices.get("hydra/launcher", "basic")
         if launcher != "basic" and cfg.hydra.mode is not RunMode.MULTIRUN:
-            return [f"hydra/launcher={launcher}: it acts in a sweep only; add -m (a sweep of one job is fine)"]
+            return [f"hydra/launcher={launcher}: works only in a sweep; add -m (a sweep of a single job is fine)"]
     return []
 
 
