@@ -1,4 +1,4 @@
-"""The programs: ours, and the doors for somebody else's Hydra app.
+"""The program `dcp-runner`, and the entry points for another Hydra app.
 
     @hydra.main(...)                                   @dcp_runner.hydra_main(...)
     def main(cfg): dcp_runner.run_experiment(cfg)      def main(cfg): anything(cfg)

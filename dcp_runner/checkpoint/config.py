@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from dcp_runner.common.settings import setting
+
 
 class Validation(StrEnum):
     """How the holders of a copy are compared before it is written. Every level above `none` detects every difference;
@@ -37,19 +39,19 @@ class KeepConfig:
     their own; the other rules do not count them.
     """
 
-    last: int | None = None
+    last: int | None = setting(None, at_least=1)
     """Keep this many of the newest; null keeps all."""
-    best: int = 1
+    best: int = setting(1, at_least=0)
     """Keep this many of the best by `metric`, whatever their age. Counts as 0 if `metric` is eval_loss and the run has
     no evaluation."""
-    every: int | None = None
+    every: int | None = setting(None, at_least=1)
     """Keep every checkpoint whose step is a multiple of this."""
     metric: str = "eval_loss"
     """The metric that decides which is best, as the manifest recorded it at the save: loss (of that step's batch),
     eval_loss, or a metric that a callback adds in `on_evaluate`."""
     mode: Best = Best.min
     """Whether smaller (min) or larger (max) is better."""
-    retired: int | None = 1
+    retired: int | None = setting(1, at_least=0)
     """Of the checkpoints that were retired by resuming from an earlier step, keep this many of those saved last; the
     next save deletes the others. null keeps all."""
 
@@ -60,9 +62,9 @@ class CheckpointConfig:
 
     root: str | None = None
     """The checkpoint root; null means `checkpoints` in the run folder."""
-    every_steps: int | None = 100
+    every_steps: int | None = setting(100, at_least=1)
     """Save each time this many optimizer steps are done; null: not by steps."""
-    every_minutes: float | None = None
+    every_minutes: float | None = setting(None, above=0)
     """Save when this many minutes have passed since the last save, by rank 0's clock; null: not by time."""
     at_end: bool = True
     """Save after the last step."""
@@ -71,11 +73,11 @@ class CheckpointConfig:
     short."""
     validation: Validation = Validation.tensor
     """How the holders of a copy are compared before a save: none, quick, tensor or full."""
-    validation_for: dict[str, Validation] = field(default_factory=dict)
+    validation_for: dict[str, Validation] = setting(default_factory=dict, open=True)
     """The same for individual components: `+checkpoint.validation_for.optimizer=quick`."""
     check: Check = Check.all
     """A load checks the digests of all files (divided among the ranks), or only of what it reads."""
-    timeout_s: float = 600.0
+    timeout_s: float = setting(600.0, above=0)
     """Seconds after which a rank that does not respond counts as failed, in any phase of a save or a load."""
     keep: KeepConfig = field(default_factory=KeepConfig)
     """Which checkpoints to keep."""

@@ -9,17 +9,15 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.common.errors import ConfigError
-from dcp_runner.config.diff import IGNORED
+from dcp_runner.common.settings import settings
 from dcp_runner.config.schema import RunConfig
-
-_NOT_HASHED = {*IGNORED, "optimized_metric", "verify_resume", "resources", "logger"}
 
 
 def load(cfg: DictConfig) -> RunConfig:
@@ -48,7 +46,7 @@ def plain_values(cfg: DictConfig) -> dict[str, Any]:
         plain = {name: _value(cfg, name, partial(OmegaConf.to_container, resolve=True)) for name in names}
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {_first_line(error)}") from error
-    problems = [f"{path}: it must be given (found `???`)" for path, value in _leaves(plain) if value == "???"]
+    problems = [f"{path}: a value is required (found `???`)" for path, value in _leaves(plain) if value == "???"]
     problems = problems or list(_unknown_keys(RunConfig(), plain))
     if problems:
         raise ConfigError(*problems)
@@ -85,8 +83,15 @@ def from_plain(plain: Mapping[str, Any]) -> RunConfig:
 
 def config_hash(config: RunConfig) -> str:
     """A digest of everything that shapes the training; not of what the run is called or how it was started."""
-    plain = {key: value for key, value in to_plain(config).items() if key not in _NOT_HASHED}
+    plain = {key: value for key, value in to_plain(config).items() if key in hashed_keys()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+
+
+@cache
+def hashed_keys() -> frozenset[str]:
+    """The groups and keys at the top that shape the training."""
+    top = (entry for entry in settings(RunConfig()) if "." not in entry.key)
+    return frozenset(entry.key for entry in top if entry.facts.hashed and not entry.facts.start_only)
 
 
 def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:

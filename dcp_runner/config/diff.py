@@ -1,5 +1,5 @@
-"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and what
-comes of it.
+"""What changed in the configuration between the start that saved a checkpoint and the one that resumes it, and which
+values the run now has.
 """
 
 from __future__ import annotations
@@ -8,17 +8,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-IGNORED = {
-    "name",
-    "dry_run",
-    "resume",
-    "resume_skip",
-    "resume_rng",
-    "resume_override",
-    "resume_sweep",
-    "resume_sweep_changed",
-}
-"""Keys that say how a run is begun, not what it computes."""
+from dcp_runner.common.settings import settings
+from dcp_runner.config.schema import RunConfig
 
 
 @dataclass(frozen=True)
@@ -32,14 +23,15 @@ class Change:
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any], override: Collection[str], rate: str = "") -> list[Change]:
-    """Every key whose value differs, in the order of the new configuration.
+    """Every key whose value differs, in the order of the new configuration; not those that only say how a run starts.
 
     Options of the optimizer are part of its saved state: the checkpoint's value stays, unless the key is in `override`.
-    `rate` says what comes of the learning rate; it is told with the keys that shape its curve.
+    `rate` says what happens to the learning rate; it is shown with the keys that shape its curve.
     """
+    ignored = {entry.key for entry in settings(RunConfig()) if entry.facts.start_only}
     before, after = dict(_flat(old)), dict(_flat(new))
     keys = [*after, *(key for key in before if key not in after)]
-    changed = [key for key in keys if before.get(key) != after.get(key) and key.split(".")[0] not in IGNORED]
+    changed = [key for key in keys if before.get(key) != after.get(key) and key.split(".")[0] not in ignored]
     return [Change(key, before.get(key), after.get(key), _effect(key, override, rate)) for key in changed]
 
 

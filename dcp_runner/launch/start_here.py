@@ -1,4 +1,4 @@
-"""Starting the ranks of a run on this machine, and what their ends come to."""
+"""Starting the ranks of a run on this machine, and waiting for them."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 def start_here(run: ResolvedRun, entry: str, start: Mapping[str, Any], *, in_process: bool) -> int:
     """Start the ranks and wait for them, or with `verify_resume` try whether they resume as they should: the exit code.
 
-    `start` tells what this start belongs to. A single rank runs in this process if `in_process`, where a debugger can
-    see it; the jobs of a sweep get a process of their own each, so that none inherits what another has left behind.
+    `start` says what this start belongs to. A single rank runs in this process if `in_process`, where a debugger can
+    see it; each job of a sweep gets its own process, so that it inherits nothing from the one before.
     """
     if run.config.verify_resume:
         return _verify(run, entry)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from dcp_runner.common.device import Device
+from dcp_runner.common.settings import setting
 
 
 class Precision(StrEnum):
@@ -39,11 +40,11 @@ class ScheduleConfig:
 
     decay: Decay = Decay.cosine
     """constant, cosine or linear."""
-    warmup_steps: int = 0
+    warmup_steps: int = setting(0, at_least=0)
     """Steps of linear warm-up from 0."""
-    min_ratio: float = 0.1
+    min_ratio: float = setting(0.1, at_least=0, at_most=1)
     """The factor at the end of the decay."""
-    steps: int | None = None
+    steps: int | None = setting(None, at_least=1)
     """Steps that the schedule spans, warm-up included; null: `trainer.max_steps`. Set it to the old `trainer.max_steps`
     to keep the learning rate of a run that continues to a larger one."""
 
@@ -52,15 +53,15 @@ class ScheduleConfig:
 class TrainerConfig:
     """The training loop."""
 
-    max_steps: int = 300
+    max_steps: int = setting(300, at_least=1)
     """Optimizer steps of the whole run, resumed parts included."""
-    eval_every: int | None = 100
+    eval_every: int | None = setting(100, at_least=1)
     """Evaluate every this many optimizer steps, and after the last; null: never."""
-    eval_samples: int | None = None
+    eval_samples: int | None = setting(None, at_least=1)
     """Samples of one evaluation, spread evenly over the evaluation set; null: all."""
-    accumulate: int = 1
+    accumulate: int = setting(1, at_least=1)
     """Micro-batches per optimizer step on each rank (gradient accumulation)."""
-    clip_norm: float | None = 1.0
+    clip_norm: float | None = setting(1.0, above=0)
     """Maximum 2-norm of all gradients together; null: no clipping."""
     precision: Precision = Precision.fp32
     """fp32, or bf16 autocast."""
@@ -76,10 +77,10 @@ class TrainerConfig:
 class LoggerConfig:
     """Where and how often the run reports its metrics."""
 
-    every_steps: int = 10
+    every_steps: int = setting(10, at_least=1)
     """Log a line of metrics every this many steps (metrics.jsonl has every step)."""
     progress: bool = True
     """Show a progress bar if the console is a terminal; plain lines otherwise."""
-    trackers: dict[str, Any] = field(default_factory=dict)
+    trackers: dict[str, Any] = setting(default_factory=dict, open=True)
     """Experiment trackers by name: `+logger.trackers.mine={_target_: my.Tracker}`. Each is built on rank 0 as
     Tracker(run_dir, run_id, **its other arguments); all attempts of a run folder are one run of the tracker."""

@@ -1,7 +1,7 @@
 """Puts our config groups on the search path of every Hydra app of this environment: `defaults: [parallel: ddp]`.
 
 Hydra imports this module in each of those apps, so nothing slow may be imported here, and the types of our groups are
-made when somebody asks for one.
+made when one is asked for.
 """
 
 from __future__ import annotations

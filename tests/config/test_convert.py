@@ -88,7 +88,7 @@ def test_unknown_keys_are_told_with_the_nearest_known_one() -> None:
 
 
 def test_missing_and_unresolvable_values_are_told() -> None:
-    with pytest.raises(ConfigError, match=r"model\._target_: it must be given"):
+    with pytest.raises(ConfigError, match=r"model\._target_: a value is required"):
         load(OmegaConf.create({"model": {"_target_": "???"}}))
     with pytest.raises(ConfigError, match="not_there"):
         load(OmegaConf.create({"model": {"_target_": "${not_there}"}}))

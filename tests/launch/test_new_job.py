@@ -46,7 +46,7 @@ def test_a_file_in_the_place_of_a_jobs_folder(launcher: str, tmp_path: Path) -> 
     sweep = ["-m", f"hydra/launcher={launcher}", "hydra.sweep.dir=s", "seed=0,1,2"]
     made = Command(tmp_path, ours("meet"), [*sweep, "model=gpt_tiny"]).start()
     assert made.wait() == (2 if launcher == "basic" else 1)
-    assert f"the run folder of job 1 cannot be made: {tmp_path}/s/1 is not a folder" in made.err
+    assert f"the run folder of job 1 cannot be created: {tmp_path}/s/1 is not a folder" in made.err
     assert "Traceback" not in made.err and not (tmp_path / "s/0").exists()
 
 

@@ -40,7 +40,7 @@ def check_targets(config: RunConfig) -> list[str]:
 def _loss_problems(node: Mapping[str, Any]) -> Iterator[str]:
     with suppress(LookupError):
         if inspect.isclass(locate(str(node.get("_target_")))):
-            yield f"loss._target_={node['_target_']}: a class; a function of (outputs, targets) is needed"
+            yield f"loss._target_={node['_target_']}: is a class; expected a function of (outputs, targets)"
             return
     yield from node_problems("loss", node, given=("outputs", "targets"))
 
@@ -52,8 +52,8 @@ def _closure_problems(node: Mapping[str, Any]) -> Iterator[str]:
     closure = inspect.signature(kind.step).parameters.get("closure")
     if closure is not None and closure.default is closure.empty:
         yield (
-            f"optim._target_={node['_target_']}: its step computes the loss several times, by a closure, and the "
-            "training loop computes it once; take another optimizer"
+            f"optim._target_={node['_target_']}: its step needs a closure that computes the loss several times, which "
+            "the training loop does not support; choose another optimizer"
         )
 
 
@@ -65,8 +65,8 @@ def _metric_problems(config: RunConfig) -> Iterator[str]:
     if metric not in known and metric != KeepConfig.metric and not may_add:
         near = did_you_mean(metric, known)
         yield (
-            f"checkpoint.keep.metric={metric}: nothing records it{near}; this run has {', '.join(known)}, and a "
-            "callback may add others in on_evaluate"
+            f"checkpoint.keep.metric={metric}: no such metric is recorded{near}; this run records {', '.join(known)}; "
+            "a callback can add others in on_evaluate"
         )
 
 

@@ -27,7 +27,7 @@ def in_child_process(what: str, work: Callable[[], T]) -> T:
     It is forked, so modules that this process has imported need not be imported again.
 
     Raises:
-        ConfigError: it returned nothing, because it raised, died or did not end; `what` names it there.
+        ConfigError: it returned nothing, because it raised, died or did not end; the text begins with `what`.
     """
     receiver, sender = _FORK.Pipe(duplex=False)
     child = _FORK.Process(target=_answer, args=(sender, os.getpid(), work))
@@ -62,6 +62,6 @@ def _answer(sender: Connection, parent: int, work: Callable[[], object]) -> None
 
 def _end(code: int) -> str:
     if code >= 0:
-        return f"the process that tries it ended with exit code {code}; what it printed stands above"
+        return f"the child process exited with {code}; its output is above"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
-    return f"the process that tries it was killed by {name}"
+    return f"the child process was killed by {name}"

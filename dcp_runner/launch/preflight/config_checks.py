@@ -1,6 +1,6 @@
-"""What is wrong with the values of a configuration, all of it at once. Pure. What its `_target_`s say is building.py's.
+"""Everything that is wrong with the values of a configuration. Pure; `build_checks` looks at its `_target_`s.
 
-Every text says what, where, expected, found, and the remedy if it is not plain.
+Every text says what, where, expected, found, and the remedy if it is not obvious.
 """
 
 from __future__ import annotations
@@ -12,63 +12,31 @@ from typing import Any
 
 from dcp_runner.checkpoint.sharing import parse_sharing
 from dcp_runner.checkpoint.topology import AXES
+from dcp_runner.common.settings import settings
 from dcp_runner.common.suggest import did_you_mean
 from dcp_runner.config.convert import to_plain
 from dcp_runner.config.schema import RunConfig
+from dcp_runner.run.component_names import COMPONENTS
 
-COMPONENTS = ("model", "optimizer", "scheduler", "dataset", "rng", "progress", "callbacks")
-"""Parts of the training state that a checkpoint holds and whose sharing can be declared."""
 _RESUME_WORDS = ("auto", "never", "must", "latest", "best")
-_AT_LEAST = {
-    "seed": 0,
-    "verify_resume": 0,
-    "trainer.max_steps": 1,
-    "trainer.eval_every": 1,
-    "trainer.eval_samples": 1,
-    "trainer.accumulate": 1,
-    "data.batch_size": 1,
-    "data.workers": 0,
-    "schedule.warmup_steps": 0,
-    "schedule.min_ratio": 0,
-    "schedule.steps": 1,
-    "checkpoint.every_steps": 1,
-    "checkpoint.keep.last": 1,
-    "checkpoint.keep.best": 0,
-    "checkpoint.keep.every": 1,
-    "checkpoint.keep.retired": 0,
-    "logger.every_steps": 1,
-    "resources.nodes": 1,
-    "resources.tasks_per_node": 1,
-    "resources.gpus_per_node": 0,
-    "resources.cpus_per_task": 1,
-    "resources.time_min": 1,
-    "resources.requeues": 0,
-}
-_ABOVE_ZERO = (
-    "checkpoint.every_minutes",
-    "checkpoint.timeout_s",
-    "parallel.timeout_s",
-    "trainer.clip_norm",
-    "resources.mem_gb",
-)
 
 
 def check_config(config: RunConfig, *, exists: Callable[[str], bool] = os.path.exists) -> list[str]:
     """Values out of range, unknown names and contradictions, in a configuration whose degrees are resolved."""
-    return [*_ranges(to_plain(config)), *_names(config, exists), *_contradictions(config)]
+    return [*_ranges(config), *_names(config, exists), *_contradictions(config)]
 
 
-def _ranges(plain: Mapping[str, Any]) -> Iterator[str]:
-    for key, least in _AT_LEAST.items():
-        value = _value(plain, key)
-        if value is not None and value < least:
-            yield f"{key}: at least {least} (found {value})"
-    for key in _ABOVE_ZERO:
-        value = _value(plain, key)
-        if value is not None and not value > 0:
-            yield f"{key}: more than 0 (found {value})"
-    if plain["schedule"]["min_ratio"] > 1:
-        yield f"schedule.min_ratio: at most 1 (found {plain['schedule']['min_ratio']})"
+def _ranges(config: RunConfig) -> Iterator[str]:
+    for entry in settings(config):
+        value, facts = entry.value, entry.facts
+        if value is None:
+            continue
+        if facts.at_least is not None and value < facts.at_least:
+            yield f"{entry.key}: at least {facts.at_least} (found {value})"
+        if facts.at_most is not None and value > facts.at_most:
+            yield f"{entry.key}: at most {facts.at_most} (found {value})"
+        if facts.above is not None and not value > facts.above:
+            yield f"{entry.key}: more than {facts.above} (found {value})"
 
 
 def _names(config: RunConfig, exists: Callable[[str], bool]) -> Iterator[str]:
@@ -92,13 +60,15 @@ def _names(config: RunConfig, exists: Callable[[str], bool]) -> Iterator[str]:
 
 def _overridden(config: RunConfig) -> Iterator[str]:
     keys = [*_dotted_keys(to_plain(config))]
+    options = [key for key in keys if may_be_option(key)]
+    example = f", as `{'optim.lr' if 'optim.lr' in options else options[0]}`" if options else ""
     for key in config.resume_override:
         if key not in keys:
-            yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, keys)}"
-        elif not may_be_option(key):
+            yield f"resume_override: no key {key!r} in the configuration{did_you_mean(key, options)}"
+        elif key not in options:
             yield (
-                f"resume_override: a checkpoint holds no value of {key!r}, so there is none to override; expected "
-                "options of the optimizer, as `optim.lr`. Every other key has its new value without it"
+                f"resume_override: a checkpoint holds no value of {key!r}; only options of the optimizer can be "
+                f"overridden{example}. Every other key takes its new value anyway"
             )
 
 
@@ -131,19 +101,12 @@ def _contradictions(config: RunConfig) -> Iterator[str]:
     if config.data.batch_size >= 1 and share >= 1 and config.data.batch_size % share:
         below, above = config.data.batch_size // share * share, -(-config.data.batch_size // share) * share
         yield (
-            f"data.batch_size={config.data.batch_size}: it is the global one, and must divide by "
-            f"dp {parallel.dp} x fsdp {parallel.fsdp} x accumulate {trainer.accumulate} = {share}; "
+            f"data.batch_size={config.data.batch_size}: the global batch size must be divisible by "
+            f"dp * fsdp * accumulate = {parallel.dp} * {parallel.fsdp} * {trainer.accumulate} = {share}; "
             f"try {f'{below} or ' if below else ''}{above}"
         )
     if config.resources.nodes >= 1 and size % config.resources.nodes:
-        yield f"resources.nodes={config.resources.nodes}: {size} ranks do not divide into as many equal nodes"
-
-
-def _value(plain: Mapping[str, Any], key: str) -> Any:
-    node: Any = plain
-    for part in key.split("."):
-        node = node[part]
-    return node
+        yield f"resources.nodes={config.resources.nodes}: {size} ranks cannot be divided equally among them"
 
 
 def _dotted_keys(node: Mapping[str, Any], path: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """What is wrong with a command line, all of it at once. Hydra stops at the first override that it cannot apply.
 
-Where composing fails, the overrides are applied one after the other, config groups first, and each that fails is told
-and left out. So every problem is found, and none that is only the consequence of another.
+Where composing fails, the overrides are applied one after the other, config groups first, and each that fails is
+reported and left out. So every problem is found, and none that is only the consequence of another.
 """
 
 from __future__ import annotations
@@ -13,58 +13,16 @@ from dataclasses import dataclass, field
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from dcp_runner.common.suggest import did_you_mean
+from dcp_runner.launch.preflight.advice import explain, text_of
 from dcp_runner.launch.preflight.hydra_private import BASIC_SWEEPER
 from dcp_runner.launch.preflight.sweep_folders import sweep_lines, task_overrides
 
-SPELLINGS = {
-    "accumulate_grad_batches": "trainer.accumulate",
-    "ckpt_path": "resume",
-    "dataset": "data",
-    "devices": "parallel.dp",
-    "eval_steps": "trainer.eval_every",
-    "every_n_train_steps": "checkpoint.every_steps",
-    "exp_name": "name",
-    "experiment_name": "name",
-    "gradient_accumulation_steps": "trainer.accumulate",
-    "gradient_clip_val": "trainer.clip_norm",
-    "global_batch_size": "data.batch_size",
-    "keep_latest_k": "checkpoint.keep.last",
-    "learning_rate": "optim.lr",
-    "load_step": "resume",
-    "log_every_n_steps": "logger.every_steps",
-    "logging_steps": "logger.every_steps",
-    "lr_scheduler": "schedule",
-    "max_grad_norm": "trainer.clip_norm",
-    "max_to_keep": "checkpoint.keep.last",
-    "metric_for_best_model": "checkpoint.keep.metric",
-    "monitor": "checkpoint.keep.metric",
-    "nproc_per_node": "resources.tasks_per_node",
-    "num_nodes": "resources.nodes",
-    "num_workers": "data.workers",
-    "optimizer": "optim",
-    "output_dir": "hydra.run.dir",
-    "per_device_train_batch_size": "data.batch_size",
-    "resume_from_checkpoint": "resume",
-    "run_name": "name",
-    "save_interval": "checkpoint.every_steps",
-    "save_steps": "checkpoint.every_steps",
-    "save_top_k": "checkpoint.keep.best",
-    "save_total_limit": "checkpoint.keep.last",
-    "scheduler": "schedule",
-    "task_name": "name",
-    "train_batch_size": "data.batch_size",
-    "val_check_interval": "trainer.eval_every",
-}
-"""What a key is called elsewhere, and here."""
 MOST = 3
 """Values of a key that are tried before anything is started."""
-_NOISE = ("full_key:", "object_type=", "reference_type=")
 
 
 @dataclass
@@ -72,8 +30,8 @@ class CommandLineReport:
     """A command line, composed as far as it can be."""
 
     problems: list[str] = field(default_factory=list)
-    meant: bool = True
-    """Whether every config group was chosen as meant; if not, what was composed tells nothing about the values."""
+    config_groups_ok: bool = True
+    """Whether every choice of a config group composed; if not, the values that were composed say nothing."""
     jobs: list[DictConfig] = field(default_factory=list)
     """The composed configuration of the run, or those of some jobs of a sweep, in which every value occurs."""
     sweep: DictConfig | None = None
@@ -94,18 +52,6 @@ def examine(
         with suppress(HydraException):
             _compose(loader, config_name, good, multirun, found)
     return found
-
-
-def flag_problems(rest: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What argparse left over: flags that nobody knows, each with the key that is likely meant, and the overrides."""
-    told: list[str] = []
-    for text in rest:
-        if text.startswith("-"):
-            name, _, value = text.lstrip("-").partition("=")
-            key = name.replace("-", "_")
-            meant = f"{SPELLINGS.get(key, key)}={value or 'VALUE'}"
-            told.append(f"{text}: no such flag; keys are given without dashes, as `{meant}`")
-    return told, [text for text in rest if "=" in text and not text.startswith("-")]
 
 
 def _compose(
@@ -162,12 +108,12 @@ def _some_jobs(loader: ConfigLoader, sweep: DictConfig) -> list[tuple[int, list[
 
 
 def _differing_in_one(lines: Sequence[list[str]]) -> Iterator[tuple[int, list[str]]]:
-    """The first line, and those in which one value is another."""
+    """The first line, and those that differ from it in a single value."""
     first = lines[0]
     values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
     tried = [{*column[:MOST], column[-1]} for column in values]
     for number, line in enumerate(lines):
-        others = [place for place, value in enumerate(line) if value != first[place]]
+        others = [column for column, value in enumerate(line) if value != first[column]]
         if not others or (len(others) == 1 and line[others[0]] in tried[others[0]]):
             yield number, line
 
@@ -184,9 +130,9 @@ def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
     choices = [[*values[:MOST], *values[MOST:][-1:]] for values in choices]
     first = [values[0] for values in choices]
     yield first
-    for place, values in enumerate(choices):
+    for column, values in enumerate(choices):
         for value in values[1:]:
-            yield [*first[:place], value, *first[place + 1 :]]
+            yield [*first[:column], value, *first[column + 1 :]]
 
 
 def _choices(override: Override) -> list[str]:
@@ -196,7 +142,7 @@ def _choices(override: Override) -> list[str]:
 def _applicable(
     loader: ConfigLoader, config_name: str | None, overrides: Sequence[str], multirun: bool, found: CommandLineReport
 ) -> list[str]:
-    """The overrides that can be applied; for each other one a problem is told."""
+    """The overrides that can be applied; each of the others is reported."""
     parsed: list[Override] = []
     for line in overrides:
         try:
@@ -207,8 +153,8 @@ def _applicable(
     try:
         base = loader.load_configuration(config_name, [], RunMode.RUN)
     except HydraException as error:
-        found.problems.append(_text(error))
-        found.meant = False
+        found.problems.append(text_of(error))
+        found.config_groups_ok = False
         return []
     good: list[str] = []
     for override in sorted(parsed, key=lambda o: not loader.get_group_options(o.key_or_group)):
@@ -217,55 +163,10 @@ def _applicable(
             try:
                 composed = loader.load_configuration(config_name, [*good, choice], RunMode.RUN)
             except HydraException as error:
-                found.problems.append(_explain(choice, override.key_or_group, error, loader, base))
-                found.meant &= not loader.get_group_options(override.key_or_group)
+                found.problems.append(explain(choice, override.key_or_group, error, loader, config_name, base))
+                found.config_groups_ok &= not loader.get_group_options(override.key_or_group)
                 break
         else:
             good.append(line)
             base = composed
     return good
-
-
-def _explain(line: str, key: str, error: HydraException, loader: ConfigLoader, cfg: DictConfig) -> str:
-    """One problem of one override: what was expected, and what was likely meant."""
-    if isinstance(error, MissingConfigException) and error.options:
-        options = [option for option in error.options if not option.startswith("base_")]
-        return f"{line}: no such option; expected: {', '.join(options)}{did_you_mean(line.split('=')[-1], options)}"
-    if isinstance(error.__cause__, (ConfigAttributeError, ConfigKeyError)):
-        return f"{line}: no key `{key}`{_nearest(key, loader, cfg)}"
-    if str(error).startswith("Ambiguous value"):
-        name, _, value = line.partition("=")
-        return f"{line}: several values are a sweep, which needs -m; a list is {name}=[{value}]"
-    return f"{line}: {_text(error)}"
-
-
-def _nearest(key: str, loader: ConfigLoader, cfg: DictConfig) -> str:
-    of_hydra = key.startswith("hydra.")
-    known = [*_keys(cfg.hydra, "hydra.")] if of_hydra else [*_keys(cfg), *loader.list_groups("")]
-    parent, _, last = key.rpartition(".")
-    if last in SPELLINGS or key in SPELLINGS:
-        return f"; here it is `{SPELLINGS.get(key) or SPELLINGS[last]}`"
-    elsewhere = [name for name in known if name.rpartition(".")[2] == last]
-    siblings = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == parent]
-    if elsewhere:
-        return f"; did you mean `{elsewhere[0]}`?"
-    near = did_you_mean(last, siblings, below=f"{parent}." if parent else "") or did_you_mean(key, known)
-    return near or f"; known: {', '.join(siblings or known)}"
-
-
-def _keys(cfg: DictConfig, path: str = "") -> Iterator[str]:
-    for key in cfg:
-        if path or key != "hydra":
-            yield f"{path}{key!s}"
-            value = cfg._get_node(key)
-            if isinstance(value, DictConfig) and not value._is_none() and not value._is_interpolation():
-                yield from _keys(value, f"{path}{key!s}.")
-
-
-def _text(error: HydraException) -> str:
-    """Hydra's text and that of its cause, without their advice, in one line."""
-    texts = [str(error)]
-    if isinstance(error, ConfigCompositionException) and isinstance(error.__cause__, OmegaConfBaseException):
-        texts = [str(error.__cause__)] if str(error).startswith("Error merging") else [*texts, str(error.__cause__)]
-    lines = [line.strip() for text in texts for line in text.splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(_NOISE))

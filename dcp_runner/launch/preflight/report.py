@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dcp_runner.common.errors import ConfigError, exit_with
 from dcp_runner.common.folders import unwritable
+from dcp_runner.launch.preflight.advice import flag_problems
 from dcp_runner.launch.preflight.compose_cache import ComposeOnce
 from dcp_runner.launch.preflight.hydra_private import (
     create_automatic_config_search_path,
@@ -26,7 +27,7 @@ from dcp_runner.launch.preflight.hydra_private import (
     get_args_parser,
     hydra_main_uses,
 )
-from dcp_runner.launch.preflight.overrides import CommandLineReport, examine, flag_problems
+from dcp_runner.launch.preflight.overrides import CommandLineReport, examine
 from dcp_runner.launch.preflight.sweep_folders import (
     blocked_folders,
     changed_jobs,
@@ -55,12 +56,13 @@ def check_command_line(
     if args.info or args.shell_completion or args.hydra_help or args.experimental_rerun:
         return nullcontext()
     loader = _loader(task, args.config_path or config_path, args)
-    problems, overrides = flag_problems(unknown)
-    found = examine(loader, args.config_name or config_name, [*args.overrides, *overrides], multirun=args.multirun)
-    problems += found.problems
+    name, flags = args.config_name or config_name, [text for text in unknown if text.startswith("-")]
+    overrides = [*args.overrides, *(text for text in unknown if "=" in text and text not in flags)]
+    found = examine(loader, name, overrides, multirun=args.multirun)
+    problems = [*(flag_problems(loader, name, flags) if flags else []), *found.problems]
     if not (args.help or args.cfg):
         problems += _launcher_problems(found)
-        if check is not None and found.meant:
+        if check is not None and found.config_groups_ok:
             problems += [text for cfg in found.jobs for text in _checked(cfg, found.sweep, check)]
             problems += _folders_of_jobs(loader, found.sweep)
         problems += [] if problems else _unwritable(found)
@@ -88,7 +90,7 @@ def _launcher_problems(found: CommandLineReport) -> list[str]:
     for cfg in found.jobs:
         launcher = cfg.hydra.runtime.choices.get("hydra/launcher", "basic")
         if launcher != "basic" and cfg.hydra.mode is not RunMode.MULTIRUN:
-            return [f"hydra/launcher={launcher}: it acts in a sweep only; add -m (a sweep of one job is fine)"]
+            return [f"hydra/launcher={launcher}: works only in a sweep; add -m (a sweep of a single job is fine)"]
     return []
 
 

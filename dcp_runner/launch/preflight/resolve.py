@@ -19,40 +19,40 @@ from dcp_runner.config.schema import ResourcesConfig, RunConfig
 from dcp_runner.train.parallel.config import ParallelConfig
 
 DEFAULT_DEGREE = 2
-"""Of the axis that takes what is left, where nothing tells how many ranks there are."""
+"""Degree of an axis given as -1, where the number of ranks is unknown."""
 
 
 def resolve_degrees(
     parallel: ParallelConfig, resources: ResourcesConfig, started: int | None = None, gpus: int = 0
 ) -> ParallelConfig:
-    """Replace the one degree that is -1 by what is left of the ranks, and check that the product fits.
+    """Replace the one degree that is -1 by the remaining ranks, and check that the product fits.
 
-    The number of ranks is known from the first of these that tells it: `started` (the ranks that torchrun or srun
+    The number of ranks comes from the first of these that is given: `started` (the ranks that torchrun or srun
     has started), `resources.nodes` x `resources.tasks_per_node`, `resources.nodes` x `resources.gpus_per_node`,
-    `gpus` of all nodes together. Where nothing tells it, the degree is 2.
+    `gpus` of all nodes together. Where none is, the degree is 2.
 
     Raises:
         ConfigError: no degrees fit; every contradiction is named.
     """
     asked = parallel.degrees
-    below = [f"parallel.{axis}: at least 1, or -1 for what is left (found {n})" for axis, n in asked.items()
+    below = [f"parallel.{axis}: at least 1, or -1 for the remaining ranks (found {n})" for axis, n in asked.items()
              if n < 1 and n != -1]  # fmt: skip
-    left_over = [axis for axis, degree in asked.items() if degree == -1]
-    if len(left_over) > 1:
-        below.append(f"{' and '.join('parallel.' + axis for axis in left_over)}: only one degree may be -1")
+    open_axes = [axis for axis, degree in asked.items() if degree == -1]
+    if len(open_axes) > 1:
+        below.append(f"{' and '.join('parallel.' + axis for axis in open_axes)}: only one degree may be -1")
     if below:
         raise ConfigError(*below)
     given = prod(degree for degree in asked.values() if degree != -1)
-    text = " x ".join(f"{axis} {degree}" for axis, degree in asked.items() if degree != 1) or "one rank"
+    text = " x ".join(f"{axis} {degree}" for axis, degree in asked.items() if degree != 1) or "a single rank"
     asked_for = resources.nodes * (resources.gpus_per_node or 0)
-    total, source = _ranks(resources, started, *((asked_for, gpus) if left_over else (0, 0)))
+    total, source = _ranks(resources, started, *((asked_for, gpus) if open_axes else (0, 0)))
     if total is None:
-        return _with(parallel, dict.fromkeys(left_over, DEFAULT_DEGREE))
-    if left_over and total >= given and total % given == 0:
-        return _with(parallel, {left_over[0]: total // given})
-    if not left_over and total == given:
+        return _with(parallel, dict.fromkeys(open_axes, DEFAULT_DEGREE))
+    if open_axes and total >= given and total % given == 0:
+        return _with(parallel, {open_axes[0]: total // given})
+    if not open_axes and total == given:
         return parallel
-    remedy = "change the degrees (one may be -1) or the number of ranks"
+    remedy = "change the degrees (at most one may be -1) or the number of ranks"
     raise ConfigError(f"parallel: {text} does not fit {total} ranks ({source}); {remedy}")
 
 
@@ -62,12 +62,12 @@ def _with(parallel: ParallelConfig, found: dict[str, Any]) -> ParallelConfig:
 
 def _ranks(resources: ResourcesConfig, started: int | None, asked_for: int, gpus: int) -> tuple[int | None, str]:
     if started is not None:
-        return started, "those that were started"
+        return started, "as started by torchrun or srun"
     if resources.tasks_per_node is not None:
         return resources.nodes * resources.tasks_per_node, "resources.nodes x resources.tasks_per_node"
     if asked_for:
         return asked_for, "resources.nodes x resources.gpus_per_node"
-    return (gpus, "one for each GPU") if gpus else (None, "")
+    return (gpus, "1 per GPU") if gpus else (None, "")
 
 
 def resolve_config(cfg: DictConfig, world: World | None) -> RunConfig:
@@ -103,11 +103,11 @@ def hydra_output_dir() -> Path | None:
 
 
 def remove_empty_dir(folder: Path) -> None:
-    """Take back the folder that Hydra makes before anybody has looked at the configuration, and the ones above it."""
-    here = Path.cwd()
+    """Remove the folder that Hydra makes before the configuration is checked, and empty ones above it."""
+    current = Path.cwd()
     with suppress(OSError):  # a folder that holds something stays
         folder.rmdir()
         for above in folder.parents:
-            if here not in above.parents:
+            if current not in above.parents:
                 break
             above.rmdir()

@@ -1,5 +1,5 @@
-"""Where the jobs of a sweep write. No two of them into one folder: one would go on from the checkpoints of the other,
-train nothing or half, and report success.
+"""Where the jobs of a sweep write. Two jobs in one folder are refused: the second would resume from the checkpoints of
+the first, train little or nothing, and report success.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class JobFolder:
 
 @contextmanager
 def hydra_config_set(cfg: DictConfig) -> Iterator[None]:
-    """What a composed configuration says of Hydra is what the program is told."""
+    """Within the context, HydraConfig holds the Hydra node of this composed configuration."""
     before = HydraConfig.instance().cfg
     HydraConfig.instance().cfg = cast(Any, cfg)
     try:
@@ -95,48 +95,48 @@ def job_folders(loader: ConfigLoader, sweep: DictConfig) -> Iterator[JobFolder]:
         OmegaConf.copy_cache(from_config=cfg, to_config=sweep)  # time stamps are those of the sweep
 
 
-def shared_folders(places: Sequence[JobFolder]) -> Iterator[str]:
+def shared_folders(jobs: Sequence[JobFolder]) -> Iterator[str]:
     """What is wrong with jobs that write to the same folders: one text for each folder."""
     users: dict[str, list[JobFolder]] = {}
-    for place in places:
-        for folder in place.folders:
-            users.setdefault(folder, []).append(place)
-    several = {folder: jobs for folder, jobs in users.items() if len(jobs) > 1}
-    for folder, (one, other, *more) in several.items():
+    for job in jobs:
+        for folder in job.folders:
+            users.setdefault(folder, []).append(job)
+    several = {folder: sharing for folder, sharing in users.items() if len(sharing) > 1}
+    for folder, (first, second, *more) in several.items():
         if os.path.dirname(folder) in several:  # the checkpoints of a run folder that is shared
             continue
-        key = other.folders[folder]
-        names = f"{_name(one, other)} and {_name(other, one)}" + (f" and {len(more)} more" if more else "")
+        key = second.folders[folder]
+        names = f"{_name(first, second)} and {_name(second, first)}" + (f" and {len(more)} more" if more else "")
         yield (
-            f"{key}: jobs {names} write to {folder}, where one would go on from the checkpoints of the other; "
+            f"{key}: jobs {names} write to {folder}, where one would resume from the checkpoints of the other; "
             f"{_REMEDIES[key]}"
         )
 
 
-def blocked_folders(places: Sequence[JobFolder]) -> Iterator[str]:
+def blocked_folders(jobs: Sequence[JobFolder]) -> Iterator[str]:
     """Why run folders cannot be made, a text for each reason."""
-    told: set[str] = set()
-    for place in places:
-        why = obstacle(Path(place.run_dir))
-        if why is not None and why not in told:
-            told.add(why)
-            yield f"hydra.sweep.subdir: the run folder of job {place.number} cannot be made: {why}"
+    reported: set[str] = set()
+    for job in jobs:
+        why = obstacle(Path(job.run_dir))
+        if why is not None and why not in reported:
+            reported.add(why)
+            yield f"hydra.sweep.subdir: the run folder of job {job.number} cannot be created: {why}"
 
 
-def changed_jobs(places: Sequence[JobFolder]) -> Iterator[str]:
-    """Jobs whose folder holds a job of an earlier sweep with other values of the swept keys: one would go on from the
-    other and report its results.
+def changed_jobs(jobs: Sequence[JobFolder]) -> Iterator[str]:
+    """Jobs whose folder holds a job of an earlier sweep with other values of the swept keys: one would resume from
+    the other and report its results.
     """
-    values = [_values(place.overrides) for place in places]
+    values = [_values(job.overrides) for job in jobs]
     swept = {key for of_job in values for key in of_job if any(other.get(key) != of_job[key] for other in values)}
-    for place, now in zip(places, values, strict=True):
-        before = _values(_recorded(Path(place.run_dir)) or place.overrides)
+    for job, now in zip(jobs, values, strict=True):
+        before = _values(_recorded(Path(job.run_dir)) or job.overrides)
         changed = sorted(key for key in swept if before.get(key) != now.get(key))
         if changed:
             was, new = (", ".join(f"{key}={of.get(key, '(default)')}" for key in changed) for of in (before, now))
             yield (
-                f"hydra.sweep.dir: job {place.number} in {place.run_dir} was {was}, and is {new} now; give this sweep "
-                "a folder of its own"
+                f"hydra.sweep.dir: job {job.number} in {job.run_dir} was {was} and is now {new}; give this sweep "
+                "its own folder"
             )
 
 

@@ -23,20 +23,20 @@ def locate(path: str) -> Any:
     """The object at an import path, as `torch.optim.AdamW`.
 
     Raises:
-        LookupError: there is none; the text tells which part of the path is missing, and the nearest name.
+        LookupError: there is none; the text says which part of the path is missing, and the nearest name.
     """
     first, *rest = path.split(".")
     if not path or not all(part.isidentifier() for part in (first, *rest)):
         raise LookupError(f"not an import path (found {path!r}); expected package.module.Name")
     found = _module(first)
     for done, part in enumerate(rest, start=1):
-        here = ".".join([first, *rest[: done - 1]])
+        parent = ".".join([first, *rest[: done - 1]])
         if not hasattr(found, part) and hasattr(found, "__path__"):
             with suppress(_NoSuchModule):
-                _module(f"{here}.{part}")  # a submodule that nobody has imported yet
+                _module(f"{parent}.{part}")  # a submodule that is not imported yet
         if not hasattr(found, part):
-            near = did_you_mean(part, dir(found), below=f"{here}.")
-            raise LookupError(f"{here} has no {part!r}{near}")
+            near = did_you_mean(part, dir(found), below=f"{parent}.")
+            raise LookupError(f"{parent} has no {part!r}{near}")
         found = getattr(found, part)
     return found
 
@@ -47,10 +47,10 @@ def node_problems(where: str, node: Mapping[str, Any], *, given: Sequence[str] =
     `given` are arguments that the program passes by position, as an optimizer's parameters.
     """
     for key, value in node.items():
-        for place, inner in _nodes_inside(f"{where}.{key}", value):
-            yield from node_problems(place, inner)
+        for path, inner in _nodes_inside(f"{where}.{key}", value):
+            yield from node_problems(path, inner)
     if "_target_" not in node:
-        yield f"{where}: no `_target_`, so nothing says what to build; give an import path"
+        yield f"{where}: missing `_target_`: give the import path of the class to build"
         return
     try:
         target = locate(str(node["_target_"]))
@@ -58,7 +58,7 @@ def node_problems(where: str, node: Mapping[str, Any], *, given: Sequence[str] =
         yield f"{where}._target_={node['_target_']}: {error.args[0]}"
         return
     if not callable(target):
-        yield f"{where}._target_={node['_target_']}: it is a {type(target).__name__}, nothing that can be called"
+        yield f"{where}._target_={node['_target_']}: is a {type(target).__name__}, which is not callable"
         return
     positional = [*given, *node.get("_args_", ())]
     keys = [str(key) for key in node if key not in _RESERVED]
@@ -71,7 +71,7 @@ def signature_problems(
     """Keys that `target` does not take, and, if `complete`, arguments that it needs and does not get."""
     try:
         parameters = inspect.signature(target).parameters
-    except ValueError:  # some built-in functions tell nothing about themselves
+    except ValueError:  # some built-in functions have no signature
         return
     name = getattr(target, "__name__", str(target))
     taken = [p.name for p in parameters.values() if p.kind in _BY_POSITION][:positional]
@@ -84,7 +84,7 @@ def signature_problems(
     for parameter in parameters.values():
         needed = parameter.kind in (*_BY_POSITION, *_BY_KEYWORD) and parameter.default is inspect.Parameter.empty
         if complete and needed and parameter.name not in taken and parameter.name not in keys:
-            yield f"{where}.{parameter.name}: {name} needs it, and it is not given"
+            yield f"{where}.{parameter.name}: missing; {name} requires it"
 
 
 def _nodes_inside(where: str, value: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:

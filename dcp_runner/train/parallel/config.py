@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 from dcp_runner.checkpoint.topology import AXES
+from dcp_runner.common.settings import setting
 
 DATA_AXES = ("dp", "fsdp")
 """Mesh axes along which ranks see different samples."""
@@ -27,7 +28,7 @@ class SplitPlanConfig:
     key-value heads); tp must divide it."""
     layers: str | None = None
     """An nn.ModuleList: fsdp gathers the weights of its items one by one, and a pipeline is split between them."""
-    first: dict[str, str] = field(default_factory=dict)
+    first: dict[str, str] = setting(default_factory=dict, open=True)
     """Modules that only the first pipeline stage has, and what replaces them in the other stages: `pass` returns its
     input, `zero` returns 0."""
     last: list[str] = field(default_factory=list)
@@ -51,9 +52,9 @@ class ParallelConfig:
     """Ranks of a pipeline."""
     tp: int = 1
     """Tensor-parallel ranks."""
-    timeout_s: float = 1800.0
+    timeout_s: float = setting(1800.0, above=0)
     """The run fails if a rank keeps the others waiting for longer than this during training."""
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = setting(default_factory=dict, open=True)
     """Keyword arguments of the strategy, checked against its signature."""
     plan: SplitPlanConfig = field(default_factory=SplitPlanConfig)
     """Where the model can be split, for models that do not define it themselves."""

@@ -29,10 +29,10 @@ NEVER: list[dict[str, Any]] = [{"data.eval": None}, {"trainer.eval_every": None}
 @pytest.mark.parametrize(
     ("metric", "more", "told"),
     [
-        ("val_loss", {}, "nothing records it; did you mean `eval_loss`?; this run has loss, eval_loss"),
-        ("grad_norm", {}, "checkpoint.keep.metric=grad_norm: nothing records it; this run has loss, eval_loss"),
-        ("accuracy", {"callbacks": {"ema": {"_target_": "test_build_checks.Ema"}}}, "nothing records it"),
-        *(("accuracy", never | {"callbacks": {"a": {"_target_": "test_build_checks.Accuracy"}}}, "this run has loss, and")
+        ("val_loss", {}, "no such metric is recorded; did you mean `eval_loss`?; this run records loss, eval_loss"),
+        ("grad_norm", {}, "checkpoint.keep.metric=grad_norm: no such metric is recorded; this run records loss, eval_loss"),
+        ("accuracy", {"callbacks": {"ema": {"_target_": "test_build_checks.Ema"}}}, "no such metric is recorded"),
+        *(("accuracy", never | {"callbacks": {"a": {"_target_": "test_build_checks.Accuracy"}}}, "this run records loss; a")
           for never in NEVER),
     ],
 )  # fmt: skip
@@ -58,15 +58,19 @@ TARGETS: list[tuple[str, Any, str]] = [
     ("model._target_", "dcp_runner.models.gpt.Gpt", "gpt has no 'Gpt'; did you mean `dcp_runner.models.gpt.GPT`?"),
     ("model._target_", "dcp_runner.models.gpt.Banana", "dcp_runner.models.gpt has no 'Banana'"),
     ("optim._target_", "torch.optim.adamW", "did you mean `torch.optim.AdamW`?"),
-    ("optim._target_", "torch.__version__", "nothing that can be called"),
+    ("optim._target_", "torch.__version__", "which is not callable"),
     ("optim._target_", "not a path", "not an import path"),
-    ("optim", {"lr": 1}, "optim: no `_target_`"),
+    ("optim", {"lr": 1}, "optim: missing `_target_`"),
     ("optim.wieght_decay", 1, "AdamW takes no 'wieght_decay'; did you mean `optim.weight_decay`?"),
     ("optim.params", 1, "AdamW takes no 'params'"),
-    ("data.train", {"_target_": "dcp_runner.data.stdlib.StdlibBytes"}, "data.train.context: StdlibBytes needs it"),
+    (
+        "data.train",
+        {"_target_": "dcp_runner.data.stdlib.StdlibBytes"},
+        "data.train.context: missing; StdlibBytes requires it",
+    ),
     ("model.inner", {"_target_": "torch.optim.Adamm"}, "model.inner._target_=torch.optim.Adamm"),
     ("model.inner", [{"_target_": "builtins.no_such"}], "model.inner[0]._target_=builtins.no_such"),
-    ("loss._target_", "torch.nn.CrossEntropyLoss", "a class; a function of (outputs, targets) is needed"),
+    ("loss._target_", "torch.nn.CrossEntropyLoss", "is a class; expected a function of (outputs, targets)"),
     ("loss._target_", "no_such_module.f", "loss._target_=no_such_module.f"),
     ("callbacks.a", {"_target_": "no_such_module.X"}, "callbacks.a._target_=no_such_module.X"),
     ("logger.trackers.a", {"_target_": "dcp_runner.train.trackers.Wandbb"}, "`dcp_runner.train.trackers.Wandb`?"),

@@ -37,11 +37,11 @@ def raises() -> None:
 
 
 ENDS: dict[str, tuple[Callable[[], object], str]] = {
-    "exception": (raises, "ended with exit code 1; what it printed stands above"),
-    "exit": (lambda: sys.exit(3), "ended with exit code 3"),
-    "exit that claims success": (lambda: os._exit(0), "ended with exit code 0"),
+    "exception": (raises, "exited with 1; its output is above"),
+    "exit": (lambda: sys.exit(3), "exited with 3"),
+    "exit that claims success": (lambda: os._exit(0), "exited with 0"),
     "death": (lambda: os.kill(os.getpid(), signal.SIGKILL), "was killed by SIGKILL"),
-    "what cannot be sent": (lambda: lambda: None, "ended with exit code 1"),
+    "what cannot be sent": (lambda: lambda: None, "exited with 1"),
     "no end": (lambda: time.sleep(TIMEOUT_S), "no result within 0.5 s"),
 }
 

@@ -31,13 +31,13 @@ MISTAKES: list[tuple[str, Any, str]] = [
     ("checkpoint.validation_for.optimiser", "quick", "did you mean `optimizer`?"),
     ("resume_skip", ["optim"], "resume_skip: no component 'optim'; did you mean `optimizer`?"),
     ("resume_override", ["trainer.max_steps"], "a checkpoint holds no value of 'trainer.max_steps'"),
-    ("resume_override", ["optim"], "expected options of the optimizer, as `optim.lr`"),
-    ("resume_override", ["optim._target_"], "expected options of the optimizer, as `optim.lr`"),
+    ("resume_override", ["optim"], "only options of the optimizer can be overridden, as `optim.lr`"),
+    ("resume_override", ["optim._target_"], "only options of the optimizer can be overridden, as `optim.lr`"),
     ("resume_override", ["model.width"], "a checkpoint holds no value of 'model.width'"),
     ("schedule.steps", 0, "schedule.steps: at least 1 (found 0)"),
     ("resume_override", ["optim.lrr"], "no key 'optim.lrr' in the configuration; did you mean `optim.lr`?"),
     ("resume", "lates", "a step, or an existing path; did you mean `latest`?"),
-    ("resources.nodes", 3, "resources.nodes=3: 4 ranks do not divide"),
+    ("resources.nodes", 3, "resources.nodes=3: 4 ranks cannot be divided equally"),
 ]
 DDP4 = {"parallel.dp": 4}
 
@@ -52,7 +52,7 @@ def test_the_batch_size_is_global() -> None:
     many = DDP4 | {"trainer.accumulate": 2}
     assert check_config(changed(many | {"data.batch_size": 24})) == []
     assert check_config(changed(many | {"data.batch_size": 30})) == [
-        "data.batch_size=30: it is the global one, and must divide by dp 4 x fsdp 1 x accumulate 2 = 8; try 24 or 32"
+        "data.batch_size=30: the global batch size must be divisible by dp * fsdp * accumulate = 4 * 1 * 2 = 8; try 24 or 32"
     ]
     assert "try 8" in check_config(changed(many | {"data.batch_size": 3}))[0]
 

@@ -53,7 +53,7 @@ def test_all_mistakes_in_one_report_and_nothing_made(tmp_path: Path) -> None:
         "  * trainr.max_steps=1: no key `trainr.max_steps`; did you mean `trainer.max_steps`?",
         "  * checkpoint.keep.lst=2: no key `checkpoint.keep.lst`; did you mean `checkpoint.keep.last`?",
         "  * save_steps=5: no key `save_steps`; here it is `checkpoint.every_steps`",
-        "  * data.batch_size=7: it is the global one, and must divide by dp 2 x fsdp 1 x accumulate 1 = 2; try 6 or 8",
+        "  * data.batch_size=7: the global batch size must be divisible by dp * fsdp * accumulate = 2 * 1 * 1 = 2; try 6 or 8",
         "  * optim.lrr: AdamW takes no 'lrr'; did you mean `optim.lr`?",
     ]
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []

@@ -51,13 +51,13 @@ def test_the_table(
 @pytest.mark.parametrize(
     ("asked", "resources", "started", "gpus", "told"),
     [
-        ({}, {}, 4, 0, "one rank does not fit 4 ranks (those that were started)"),
+        ({}, {}, 4, 0, "a single rank does not fit 4 ranks (as started by torchrun or srun)"),
         ({"dp": 4}, {}, 6, 0, "dp 4 does not fit 6 ranks"),
         ({"dp": -1, "pp": 4}, {}, 6, 0, "dp -1"),
         ({"dp": 3}, TASKS, None, 0, "does not fit 8 ranks (resources.nodes x resources.tasks_per_node)"),
-        ({"dp": -1, "pp": 2}, {}, None, 1, "does not fit 1 ranks (one for each GPU)"),
+        ({"dp": -1, "pp": 2}, {}, None, 1, "does not fit 1 ranks (1 per GPU)"),
         ({"dp": -1, "tp": -1}, {}, 4, 0, "parallel.dp and parallel.tp: only one degree may be -1"),
-        ({"dp": 0}, {}, None, 0, "parallel.dp: at least 1, or -1 for what is left (found 0)"),
+        ({"dp": 0}, {}, None, 0, "parallel.dp: at least 1, or -1 for the remaining ranks (found 0)"),
     ],
 )
 def test_contradictions(

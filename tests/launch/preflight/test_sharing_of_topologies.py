@@ -8,6 +8,7 @@ from composing import composed, config
 from dcp_runner.launch.preflight.checks import check
 from dcp_runner.launch.preflight.child_process import in_child_process
 from dcp_runner.launch.preflight.trial_build import meta_model
+from dcp_runner.run.component_names import COMPONENTS
 from dcp_runner.run.plan_table import planned_components
 
 DEGREES = {"dp": 2, "fsdp": 2, "pp": 2, "tp": 2}
@@ -88,3 +89,7 @@ def test_it_is_told_before_a_rank_starts() -> None:
 
 def test_a_finer_declaration_than_needed_is_taken() -> None:
     assert bound_of("hsdp", "sharing.model=per_rank")["model"][0] == "per_rank"
+
+
+def test_the_components_are_those_that_the_checks_know() -> None:
+    assert {*bound_of("single")} == {*COMPONENTS}

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from dcp_runner.launch.preflight.compose_cache import ComposeOnce
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, changed_jobs, job_folders, shared_folders
 
-GO_ON = "where one would go on from the checkpoints of the other"
+GO_ON = "where one would resume from the checkpoints of the other"
 
 
 def told(*overrides: str) -> list[str]:
@@ -96,8 +96,8 @@ def test_values_that_only_a_sweeper_knows() -> None:
     ("before", "now", "text"),
     [
         (["a=1", "lr=0.1"], ["a=2", "lr=0.1"], ""),
-        (["lr=0.3"], ["lr=0.1"], "was lr=0.3, and is lr=0.1 now"),
-        (["seed=3"], ["lr=0.1"], "was lr=(default), and is lr=0.1 now"),
+        (["lr=0.3"], ["lr=0.1"], "was lr=0.3 and is now lr=0.1"),
+        (["seed=3"], ["lr=0.1"], "was lr=(default) and is now lr=0.1"),
         (None, ["lr=0.1"], ""),
     ],
     ids=["what is not swept may change", "another value", "another key", "never started"],

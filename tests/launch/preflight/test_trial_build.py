@@ -155,8 +155,8 @@ def test_a_model_that_ends_the_process_is_a_problem_of_the_configuration(monkeyp
     monkeypatch.syspath_prepend(Path(__file__).parent)
     model = "model._target_=test_trial_build.Ends"
     assert check(composed(model, "data.batch_size=7", "parallel=tp", "trainer.accumulate=2")) == [
-        "data.batch_size=7: it is the global one, and must divide by dp 1 x fsdp 1 x accumulate 2 = 2; try 6 or 8",
-        "building model, optimizer and plan without data: the process that tries it was killed by SIGKILL",
+        "data.batch_size=7: the global batch size must be divisible by dp * fsdp * accumulate = 1 * 1 * 2 = 2; try 6 or 8",
+        "building model, optimizer and plan without data: the child process was killed by SIGKILL",
     ]
     (told,) = check(composed(model, "sharing.model=global"))
-    assert told == "building model, optimizer and plan without data: the process that tries it was killed by SIGKILL"
+    assert told == "building model, optimizer and plan without data: the child process was killed by SIGKILL"
