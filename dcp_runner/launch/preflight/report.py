@@ -123,14 +123,22 @@ def _checked(cfg: DictConfig, sweep: DictConfig | None, check: Check) -> Sequenc
     stamps = cfg if sweep is None else sweep
     OmegaConf.copy_cache(from_config=stamps, to_config=cfg)
     with hydra_config_set(cfg):
-        if sweep is None:
-            with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
-                cfg.hydra.runtime.output_dir = os.path.abspath(str(OmegaConf.select(cfg, "hydra.run.dir")))
-        else:
-            place_of(cfg, cfg.hydra.job.num, [])
+        try:
+            _enter_output_dir(cfg, sweep)
+        except OmegaConfBaseException as error:
+            return [f"{error.full_key or 'the output folder'}: {str(error).splitlines()[0]}"]
         bare = cfg.copy()
         with read_write(bare), open_dict(bare):
             del bare["hydra"]
         problems = check(bare)
     OmegaConf.copy_cache(from_config=bare, to_config=stamps)
     return problems
+
+
+def _enter_output_dir(cfg: DictConfig, sweep: DictConfig | None) -> None:
+    """What Hydra does before it calls the program."""
+    if sweep is not None:
+        place_of(cfg, cfg.hydra.job.num, [])
+        return
+    with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
+        cfg.hydra.runtime.output_dir = os.path.abspath(str(OmegaConf.select(cfg, "hydra.run.dir")))

@@ -92,3 +92,13 @@ def test_a_dry_run_leaves_nothing_behind(tmp_path: Path) -> None:
     assert made.wait() == 0, made.err
     assert "replicated" in made.out
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+@pytest.mark.parametrize(
+    "arguments", [["hydra.run.dir='${nope}'"], ["-m", "hydra.sweep.subdir='${nope}'"]], ids=" ".join
+)
+def test_a_folder_that_cannot_be_resolved_is_reported(arguments: list[str], tmp_path: Path) -> None:
+    made = Command(tmp_path, ours("meet"), arguments).start()
+    assert made.wait() == 2
+    assert "nope" in made.err and "Traceback" not in made.err
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == []
