@@ -56,8 +56,8 @@ def test_how_the_data_position_is_shared(world: int, dispatch: Dispatch, pattern
 def test_a_position_in_another_order_is_reported_before_the_load() -> None:
     feed = independent(Noisy(50))
     position = DatasetPosition(feed, dataset_traits(Dispatch.central, Single(), Topology(1)))
-    assert position.differences(feed.state_dict()).wrong == []
-    (wrong,) = position.differences(feed.state_dict() | {"seed": 9}).wrong
+    assert position.differences(feed.state_dict()).mismatched == []
+    (wrong,) = position.differences(feed.state_dict() | {"seed": 9}).mismatched
     assert "seed 9 in the checkpoint, 5 now" in wrong and "resume_skip=[dataset]" in wrong
 
 

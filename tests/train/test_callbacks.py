@@ -60,7 +60,7 @@ def test_a_callback_that_is_added_or_removed_is_reported_and_the_others_keep_the
     report = alone(tmp_path, StateComponent("callbacks", live)).load(1)
     assert counts(live) == {"new": 7, "a": 1}
     dropped = "has state in the checkpoint but is not configured; its state is dropped"
-    assert report.notes == (
+    assert report.accepted == (
         "callbacks: new has no state in the checkpoint and starts fresh",
         *(f"callbacks: {name} {dropped}" for name in ("old", "gone", "tensor")),
     )
@@ -72,8 +72,8 @@ def test_a_callback_of_its_own_may_be_added_and_removed_too(tmp_path: Path) -> N
     alone(tmp_path, StateComponent("callbacks", Callbacks(named(a=1))), saved).save(1)
     live, new = Callbacks(named(a=0)), named(new=7)["new"]
     report = alone(tmp_path, StateComponent("callbacks", live), StateComponent("new", new, required=False)).load(1)
-    assert counts(live) == {"a": 1} and report.notes == ("old is not here: its state is dropped",)
-    assert ("new", "left as it is (not in the checkpoint)") in [(row.component, row.action) for row in report.rows]
+    assert counts(live) == {"a": 1} and report.accepted == ("old is not here: its state is dropped",)
+    assert ("new", "unchanged (not in the checkpoint)") in [(row.component, row.action) for row in report.rows]
 
 
 def test_callbacks_that_are_components_of_their_own_are_left_to_themselves() -> None:

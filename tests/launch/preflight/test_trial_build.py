@@ -44,21 +44,21 @@ TOPOLOGIES: list[tuple[list[str], str]] = [
     ),
     (["parallel=single", "parallel.dp=2"], "parallel.dp=2: Single uses no axis"),
     (["parallel=pipeline", "parallel.dp=2"], "parallel.dp=2: Pipeline uses the axes pp; set 1"),
-    (["parallel=fsdp", "parallel.dp=2", "parallel.fsdp=1"], "parallel.fsdp: at least 2 beside parallel.dp"),
+    (["parallel=fsdp", "parallel.dp=2", "parallel.fsdp=1"], "parallel.fsdp=1 with parallel.dp=2: nothing is sharded"),
     (["parallel.strategy=builtins.dict"], "parallel.strategy=builtins.dict: not a dcp_runner"),
-    (["parallel=tp", "parallel.tp=8"], "parallel.tp=8: it must divide the 4 heads of GPT"),
+    (["parallel=tp", "parallel.tp=8"], "parallel.tp=8: must divide the 4 heads of GPT"),
     (["parallel=tp", "parallel.plan.rows=[blocks.*.out]"], "parallel.plan.rows: GPT has no module 'blocks.*.out'"),
     (["parallel=tp", "parallel.plan.rows=[embed]"], "embed is a Embedding; only nn.Linear can be split"),
     (["parallel=tp", "model.width=30"], "model: building it fails: width must be a multiple of heads=4"),
     (
         ["parallel=pipeline", "model.tied=true"],
-        "embed.weight and head.weight are one parameter, but in different stages; untie them (model",
+        "embed.weight and head.weight are one tied parameter in different stages; untie them (model",
     ),
     (["parallel=pipeline", "parallel.pp=8"], "parallel.pp: 8 stages, but GPT has only 4 layers in 'blocks'"),
-    (["parallel=pipeline", "parallel.options.schedule=2f2b"], "schedule=2f2b: one of gpipe, 1f1b, interleaved"),
-    (["parallel=pipeline", "parallel.options.stages_per_rank=2"], "only schedule=interleaved has several"),
+    (["parallel=pipeline", "parallel.options.schedule=2f2b"], "schedule=2f2b: must be one of gpipe, 1f1b, interleaved"),
+    (["parallel=pipeline", "parallel.options.stages_per_rank=2"], "more than 1 needs schedule=interleaved"),
     (["parallel=pipeline", "parallel.pp=4", "parallel.options.microbatches=2"], "at least parallel.pp=4"),
-    (["parallel=dp_pp", "parallel.dp=2", "data.batch_size=6"], "microbatches=2: it must divide the 3 samples"),
+    (["parallel=dp_pp", "parallel.dp=2", "data.batch_size=6"], "microbatches=2: must divide the 3 samples"),
     (
         ["parallel=pipeline", "parallel.options.stage=dcp_runner.train.parallel.tensor.Tensor"],
         "has no attribute 'Tensor'",
@@ -69,7 +69,7 @@ TOPOLOGIES: list[tuple[list[str], str]] = [
     ),
     (
         ["parallel=pipeline", "parallel.plan.first.embed=skip"],
-        "parallel.plan.first.embed=skip: one of pass, zero",
+        "parallel.plan.first.embed=skip: must be one of pass, zero",
     ),
 ]
 
@@ -91,10 +91,10 @@ def test_a_model_without_a_plan() -> None:
     model = {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 2}
     pipeline = {"parallel.strategy": "dcp_runner.train.parallel.pipeline.Pipeline", "parallel.pp": 2}
     (found,) = problems(changed(pipeline | {"model": model}))
-    assert found == "parallel.plan.layers: nothing says where Linear can be cut; name its list of layers"
+    assert found == "parallel.plan.layers: no split points known for Linear; name its list of layers"
     split = {"parallel.strategy": "dcp_runner.train.parallel.tensor.TensorParallel", "parallel.tp": 2}
     (found,) = problems(changed(split | {"model": model}))
-    assert found == "parallel.tp=2: nothing says how to split Linear; name its layers in parallel.plan"
+    assert found == "parallel.tp=2: no plan for splitting Linear; name its layers in parallel.plan"
 
 
 def composed(*overrides: str) -> DictConfig:
