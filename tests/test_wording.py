@@ -55,6 +55,8 @@ VARIABLES = {
 """Of variables, parameters and fields, as the entire name."""
 _ALLOWED = {
     r"[\"'`]beginning[\"'`]": "the key in a manifest's `origin`, of format 1",
+    r"[\"']told[\"']": "the key of a job's reason in sweep.json",
+    r"\{rank,left\}-": "names of files on disk",
     r"[\"']left[\"']": "the side of a table's column",
     r"\badd_note\b|__notes__": "of Python's exceptions",
 }

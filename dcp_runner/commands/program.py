@@ -16,7 +16,7 @@ from dcp_runner.common.suggest import did_you_mean
 COMMANDS = {command.name: command for command in (*sweep.COMMANDS,)}
 """Every command, in the order of the help page."""
 RUN = "run"
-"""The word for a training run, which may be left out."""
+"""The word for a training run, which may be omitted."""
 _PROGRAM = "dcp-runner"
 _HELP = """\
 usage: dcp-runner [run] [KEY=VALUE ...]

@@ -12,8 +12,8 @@ _NOT_METRICS = {"event", "attempt"}
 
 
 def open_to_append(file: Path) -> TextIO:
-    """The file, created where it does not exist, at the start of a line: a torn line, which a killed attempt may have
-    left, is ended first so that it takes no other with it.
+    """The file, created where it does not exist, at the start of a line: the torn line of a killed attempt is
+    ended first so that it takes no other with it.
     """
     lines = file.open("a", encoding="utf-8")
     with file.open("rb") as before:
@@ -25,7 +25,7 @@ def open_to_append(file: Path) -> TextIO:
 
 
 def read_entries(file: Path) -> Iterator[dict[str, Any]]:
-    """Its lines in order, events too; nothing where the file does not exist. Torn lines are left out."""
+    """Its lines in order, events too; nothing where the file does not exist. Torn lines are skipped."""
     for line in file.read_bytes().split(b"\n") if file.is_file() else ():
         try:
             entry = json.loads(line)

@@ -51,7 +51,7 @@ def log_start(
     manifest = loaded.manifest
     text = f"RESUMED step={loaded.step} from {loaded.path} (config {manifest.config} -> {run.config_hash}, "
     text += f"{_mesh_text(manifest.axes)} -> {_mesh_text(coordinator.topology.mesh)})"
-    components = [(row.component, row.saved, row.here, row.action) for row in loaded.rows]
+    components = [(row.component, row.saved, row.current, row.action) for row in loaded.rows]
     text += "\n" + as_text(table(("component", "as saved", "as loaded", "what was done"), components))
     text += changed_keys(loaded, run, overridden) + "".join(f"\n{line}" for line in loaded.accepted)
     metrics_log.event(loaded.step, "resumed", text, source=str(loaded.path))

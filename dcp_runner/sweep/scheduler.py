@@ -28,7 +28,7 @@ class Scheduler(Protocol):
     """Where the jobs of a sweep run."""
 
     def states(self, ids: Sequence[str]) -> dict[str, str]:
-        """The state of each job, as SLURM names it; jobs that are no longer known are left out.
+        """The state of each job, as SLURM names it; jobs that are no longer known are missing.
 
         Raises:
             SchedulerUnavailable: the scheduler does not answer.

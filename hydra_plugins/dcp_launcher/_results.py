@@ -46,6 +46,6 @@ def _reason(record: JobRecord) -> str:
 def returned(cfg: DictConfig, status: JobStatus, value: Any) -> JobReturn:
     """A result that a launcher makes itself."""
     overrides = [str(override) for override in cfg.hydra.overrides.task]
-    made = JobReturn(cfg=cfg, overrides=overrides, status=status, task_name=cfg.hydra.job.name)
-    made.return_value = value
-    return made
+    result = JobReturn(cfg=cfg, overrides=overrides, status=status, task_name=cfg.hydra.job.name)
+    result.return_value = value
+    return result

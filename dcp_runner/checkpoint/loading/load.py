@@ -38,7 +38,7 @@ class ComponentLoadRow:
 
     component: str
     saved: str
-    here: str
+    current: str
     action: str
 
 

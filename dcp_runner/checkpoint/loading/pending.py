@@ -31,7 +31,7 @@ class PendingLoad:
     skeleton: Json = None
     layout: Any = None
     """The live values in the places of the saved tensors, which are sharded like them."""
-    place: FindReference = like_live
+    find_reference: FindReference = like_live
     state: Any = None
 
     def differences(self) -> StateDiff:
@@ -82,7 +82,7 @@ class PendingLoad:
     def _like(self, name: str, live: Any) -> Any:
         """The value that this tensor is to be sharded like."""
         assert self.source is not None
-        return self.place(name, self.source.abstract(name).shape, live)
+        return self.find_reference(name, self.source.abstract(name).shape, live)
 
     @cached_property
     def _tensors(self) -> list[tuple[str, Any]]:
@@ -115,7 +115,7 @@ def open_component(bound: BoundComponent, checkpoint: OpenedCheckpoint) -> Pendi
     live = PendingLoad(bound, "", source, source.skeletons()[0], bound.stateful.state_dict())
     if not live.has_all_tensors:
         models = [(model, _in_parts(model.key, checkpoint)) for model in bound.models]
-        live = replace(live, place=like_models(models, _in_parts(bound.key, checkpoint)))
+        live = replace(live, find_reference=like_models(models, _in_parts(bound.key, checkpoint)))
     if not live.sharded:
         return _by_policy(live, checkpoint)
     same_topology = dict(checkpoint.manifest.axes) == bound.topology.mesh

@@ -31,9 +31,9 @@ class PreparedComponent:
     @classmethod
     def of(cls, bound: BoundComponent, flat: FlatState) -> PreparedComponent:
         """Without a plan and digests."""
-        cut = {path: _cut_along(flat, path, bound) for path in (*flat.tensors, *flat.tied)}
-        sharing = {axes: bound.sharing_of_tensor(axes) for axes in set(cut.values())}
-        return cls(bound, flat, {path: sharing[axes] for path, axes in cut.items()})
+        sharded_along = {path: _sharded_along(flat, path, bound) for path in (*flat.tensors, *flat.tied)}
+        sharing = {axes: bound.sharing_of_tensor(axes) for axes in set(sharded_along.values())}
+        return cls(bound, flat, {path: sharing[axes] for path, axes in sharded_along.items()})
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -83,10 +83,10 @@ def plan_parts(bound: Sequence[BoundComponent], flats: Sequence[FlatState], comm
     no sharded tensor where another does. Called by all ranks. Raises CheckpointError.
     """
     everyone = comm.exchange("plan", [sorted(_axes(flat, part)) for part, flat in zip(bound, flats, strict=True)])
-    cuts = [frozenset().union(*axes_by_rank) for axes_by_rank in zip(*everyone, strict=True)]
+    sharded_axes = [frozenset().union(*axes_by_rank) for axes_by_rank in zip(*everyone, strict=True)]
     prepared = [
-        PreparedComponent.of(part.with_sharded_axes(cut), flat)
-        for part, flat, cut in zip(bound, flats, cuts, strict=True)
+        PreparedComponent.of(part.with_sharded_axes(axes), flat)
+        for part, flat, axes in zip(bound, flats, sharded_axes, strict=True)
     ]
     for rotation, component in enumerate(prepared):
         component.parts = split(component.bound.key, component.bound.own_copy, component.sizes, rotation)
@@ -103,7 +103,7 @@ def _lost_by_sharing(bound: BoundComponent, flat: FlatState) -> list[str]:
     """What would be lost: tensors that are sharded along axes along which the component's sharing keeps one copy."""
     sharing = bound.with_sharded_axes(_axes(flat, bound)).resolved.sharing
     kept = distinct_axes(sharing, [*bound.topology.mesh])
-    lost = {path: cut - kept for path in flat.shard_groups if (cut := _cut_along(flat, path, bound)) - kept}
+    lost = {path: axes - kept for path in flat.shard_groups if (axes := _sharded_along(flat, path, bound)) - kept}
     if not lost:
         return []
     path, axes = next(iter(lost.items()))
@@ -116,8 +116,8 @@ def _lost_by_sharing(bound: BoundComponent, flat: FlatState) -> list[str]:
 
 def _axes(flat: FlatState, bound: BoundComponent) -> frozenset[str]:
     """All axes along which this rank's tensors are sharded."""
-    return frozenset(axis for path in flat.shard_groups for axis in _cut_along(flat, path, bound))
+    return frozenset(axis for path in flat.shard_groups for axis in _sharded_along(flat, path, bound))
 
 
-def _cut_along(flat: FlatState, path: str, bound: BoundComponent) -> frozenset[str]:
+def _sharded_along(flat: FlatState, path: str, bound: BoundComponent) -> frozenset[str]:
     return frozenset(axis for ranks in flat.shard_groups.get(path, ()) for axis in bound.topology.axes_among(ranks))

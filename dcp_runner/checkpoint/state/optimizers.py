@@ -148,8 +148,8 @@ class OptimizerState:
                 )
         inner = [each.prefix for each in nested_optimizers(self.optimizer)[1:]]
         if (saved_inner := state.get("inner", [])) != inner:
-            saved, here = (", ".join(p.rstrip(".") for p in prefixes) or "none" for prefixes in (saved_inner, inner))
-            yield f"the optimizers inside it differ: {saved} in the checkpoint, {here} here"
+            saved, current = (", ".join(p.rstrip(".") for p in prefixes) or "none" for prefixes in (saved_inner, inner))
+            yield f"the optimizers inside it differ: {saved} in the checkpoint, {current} here"
         if "own" in state:
             saved_indices = {name: options["group"] for name, options in state["options"].items()}
             if _order(saved_indices) != _order(self._groups.indices_after_load(state["options"])):

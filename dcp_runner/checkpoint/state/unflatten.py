@@ -95,9 +95,9 @@ class _Builder:
         if value[TAG] == "tuple" or not fields_of(live):
             return tuple(items)
         if list(fields_of(live)) != value["fields"]:
-            saved, here = ", ".join(value["fields"]), ", ".join(fields_of(live))
+            saved, current = ", ".join(value["fields"]), ", ".join(fields_of(live))
             self.problems.append(
-                f"{path}: a namedtuple of {saved} in the checkpoint, but {type(live).__qualname__} has {here}"
+                f"{path}: a namedtuple of {saved} in the checkpoint, but {type(live).__qualname__} has {current}"
             )
             return None
         return live._make(items)

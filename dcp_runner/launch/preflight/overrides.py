@@ -1,7 +1,7 @@
 """What is wrong with a command line, all of it at once. Hydra stops at the first override that it cannot apply.
 
 Where composing fails, the overrides are applied one after the other, config groups first, and each that fails is
-reported and left out. So every problem is found, and none that is only the consequence of another.
+reported and dropped. So every problem is found, and none that is only the consequence of another.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def _differing_in_one(lines: Sequence[list[str]]) -> Iterator[tuple[int, list[st
 
 
 def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """The same for a sweeper that makes its own jobs of them. Sweeps over intervals are left out, because only their
+    """The same for a sweeper that makes its own jobs of them. Sweeps over intervals are skipped, because only their
     sweeper knows the values.
     """
     choices = [

@@ -50,7 +50,7 @@ def check_command_line(
     task: TaskFunction, config_path: str | None, config_name: str, check: Check | None
 ) -> AbstractContextManager[None]:
     """Return only if there is nothing to refuse; within the context, `hydra.main` has what was composed here. Flags
-    that ask for a text, as --help, are left to Hydra.
+    that ask for a text, as --help, are Hydra's to answer.
     """
     args, unknown = get_args_parser().parse_known_args()
     if args.info or args.shell_completion or args.hydra_help or args.experimental_rerun:
@@ -86,7 +86,7 @@ def _loader(task: TaskFunction, config_path: str | None, args: Namespace) -> Com
 
 
 def _launcher_problems(found: CommandLineReport) -> list[str]:
-    """Somebody else's primary config, which does not know that naming our launcher makes a sweep."""
+    """The primary config of another app, which does not know that naming our launcher makes a sweep."""
     for cfg in found.jobs:
         launcher = cfg.hydra.runtime.choices.get("hydra/launcher", "basic")
         if launcher != "basic" and cfg.hydra.mode is not RunMode.MULTIRUN:
