@@ -17,7 +17,7 @@ from submitit import Job, LocalJob
 
 from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.folders import obstacle
-from dcp_runner.common.gc_pause import gc_paused
+from dcp_runner.launch.preflight.gc_pause import gc_paused
 from dcp_runner.launch.preflight.hydra_private import BASIC_SWEEPER
 from dcp_runner.launch.preflight.resolve import remove_empty_dir
 from dcp_runner.launch.preflight.sweep_folders import JobFolder, blocked_folders, shared_folders

@@ -15,7 +15,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from dcp_runner.common.gc_pause import gc_paused
+from dcp_runner.launch.preflight.gc_pause import gc_paused
 from dcp_runner.launch.preflight.hydra_private import ConfigLoaderImpl, apply_overrides, get_overrides_dirname
 
 Compose = Callable[[list[str]], DictConfig]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from dcp_runner.common.gc_pause import gc_paused
+from dcp_runner.launch.preflight.gc_pause import gc_paused
 
 
 @pytest.fixture(params=[True, False])

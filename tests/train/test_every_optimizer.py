@@ -38,8 +38,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "ASGD": {"_target_": "torch.optim.ASGD", "lr": 0.01, "t0": 2},
     "Lion": {"_target_": "pytorch_optimizer.Lion", "lr": 0.001},
     "Prodigy": {"_target_": "pytorch_optimizer.Prodigy", "lr": 1.0},
-    "Lookahead": {"_target_": "test_optimizers.lookahead", "lr": 0.01},
-    "TRAC": {"_target_": "test_optimizers.trac", "lr": 0.01},
+    "Lookahead": {"_target_": "test_every_optimizer.lookahead", "lr": 0.01},
+    "TRAC": {"_target_": "test_every_optimizer.trac", "lr": 0.01},
 }
 
 
@@ -90,8 +90,8 @@ def test_layers_that_join_later_are_saved_and_join_again_on_a_resume(
     world: int, parallel: dict[str, Any], tmp_path: Path
 ) -> None:
     more: dict[str, Any] = {
-        "model": {"_target_": "test_optimizers.Frozen"},
-        "callbacks": {"unfreezes": {"_target_": "test_optimizers.Unfreezes"}},
+        "model": {"_target_": "test_every_optimizer.Frozen"},
+        "callbacks": {"unfreezes": {"_target_": "test_every_optimizer.Unfreezes"}},
         "parallel": parallel,
     }
     whole, parted = tmp_path / "whole", tmp_path / "parted"
@@ -124,9 +124,9 @@ def test_the_overridden_rate_of_each_group_is_its_own(tmp_path: Path) -> None:
     }
     more |= {
         "schedule__steps": 8,
-        "callbacks": {"rates": {"_target_": "test_optimizers.Rates", "file": str(tmp_path / "r")}},
+        "callbacks": {"rates": {"_target_": "test_every_optimizer.Rates", "file": str(tmp_path / "r")}},
     }
-    optim = {"_target_": "test_optimizers.two_groups", "lr": 0.01, "other": 0.02}
+    optim = {"_target_": "test_every_optimizer.two_groups", "lr": 0.01, "other": 0.02}
     assert run(tmp_path / "a", 1, optim=optim, **more) == [0]
     changed = {"optim": optim | {"lr": 0.1, "other": 0.4}, "trainer__max_steps": 6, "checkpoint__every_steps": None}
     for keys, rates in ([], [0.005, 0.01]), (["optim.lr"], [0.05, 0.2]):
