@@ -16,7 +16,19 @@ MODULES = sorted(
     if file.name != "__main__.py" and "conf" not in file.parts
 )
 DOUBLED = {name for name in (m.name for m in MODULES) if [m.name for m in MODULES].count(name) > 1}
-ELSEWHERE: dict[str, str] = {}
+ELSEWHERE: dict[str, str] = {
+    "dcp_runner/app.py": "tests/launch/preflight/test_checks.py: the program as a whole, and every test that starts it",
+    "dcp_runner/checkpoint/loading/request.py": "tests/checkpoint/loading/test_load.py: plain data",
+    "dcp_runner/checkpoint/saving/mesh_replicas.py": "tests/distributed/test_gloo_own_states.py: needs a real mesh",
+    "dcp_runner/checkpoint/saving/records.py": "tests/checkpoint/files/test_manifest.py: what it writes there",
+    "dcp_runner/checkpoint/saving/request.py": "tests/checkpoint/saving/test_save.py: plain data and its checks",
+    "dcp_runner/commands/command.py": "tests/commands/test_program.py: plain data",
+    "dcp_runner/common/run_context.py": "tests/common/test_launch_env.py: plain data",
+    "dcp_runner/launch/job.py": "tests/launch/test_new_job.py: plain data",
+    "dcp_runner/launch/start_here.py": "tests/launch/test_lost_folders.py: by the program, like all that it starts",
+    "dcp_runner/run/component_names.py": "tests/launch/preflight/test_sharing_of_topologies.py: a list",
+    "hydra_plugins/dcp_launcher/_config.py": "tests/plugins/test_launcher_config.py: the name is taken",
+}
 """Modules without a test file of their own name: where they are tested."""
 
 

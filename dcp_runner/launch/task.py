@@ -16,7 +16,7 @@ def main() -> None:
     """`python -m dcp_runner.launch.task FOLDER`, in place of `python -m submitit.core._submit FOLDER`."""
     StopFlag(PREEMPTION_SIGNALS).install()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, PREEMPTION_SIGNALS)
-    from dcp_runner.launch.submitit_seam import submitit_main
+    from dcp_runner.launch.submitit_private import submitit_main
 
     submitit_main()
 

@@ -10,7 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 
 from dcp_runner.launch.broadcast import RunFailed
-from dcp_runner.launch.submitit_seam import pickle_load
+from dcp_runner.launch.submitit_private import pickle_load
 from dcp_runner.sweep.record import JobRecord, JobState, Sweep
 from dcp_runner.sweep.status import most_useful_logs, summary
 from hydra_plugins.dcp_launcher._planned import PlannedJob

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.types import HydraContext, TaskFunction
 from submitit import Job
 
-from dcp_runner.launch.submitit_seam import LocalTasks, SlurmTasks, batch_script
+from dcp_runner.launch.submitit_private import LocalTasks, SlurmTasks, batch_script
 from dcp_runner.sweep.record import JOBS, SUBMITIT, Sweep
 from dcp_runner.sweep.scheduler import Slurm
 from hydra_plugins.dcp_launcher._config import DcpLocalConfig, DcpSlurmConfig

@@ -27,7 +27,7 @@ from dcp_runner.common.signals import PREEMPTION_SIGNALS, StopFlag
 from dcp_runner.launch import outcomes
 from dcp_runner.launch.broadcast import ConfigBroadcast, RunFailed, follow_once
 from dcp_runner.launch.requeue import RESTARTS, restarts
-from dcp_runner.launch.submitit_seam import cloudpickle_dump, pickle_load
+from dcp_runner.launch.submitit_private import cloudpickle_dump, pickle_load
 
 RETURNED = "returned.pkl"
 

@@ -43,7 +43,7 @@ def test_a_local_job_with_a_short_time_limit_gets_to_its_end(tmp_path: Path) -> 
 SAYS = """
 import sys
 from dcp_runner.common.signals import pending_signal
-sys.modules["dcp_runner.launch.submitit_seam"] = sys.modules[__name__]
+sys.modules["dcp_runner.launch.submitit_private"] = sys.modules[__name__]
 def submitit_main():
     print("asked", pending_signal())
 sys.argv = ["task", "folder"]

@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from planning import planned
 
 from dcp_runner.launch.broadcast import RunFailed
-from dcp_runner.launch.submitit_seam import cloudpickle_dump
+from dcp_runner.launch.submitit_private import cloudpickle_dump
 from dcp_runner.sweep.record import JobState, Sweep
 from hydra_plugins.dcp_launcher._results import results, returned
 from hydra_plugins.dcp_launcher._sweep_job import RETURNED

@@ -14,7 +14,7 @@ from hydra._internal.utils import create_config_search_path
 from hydra.types import HydraContext
 
 from dcp_runner.launch.outcomes import read_exit_records, read_failure_records
-from dcp_runner.launch.submitit_seam import pickle_load
+from dcp_runner.launch.submitit_private import pickle_load
 from hydra_plugins.dcp_launcher._sweep_job import ExitRecorder, SharedPayload
 
 

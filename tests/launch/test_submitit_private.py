@@ -12,13 +12,13 @@ import submitit
 from submitit.local.local import LOCAL_REQUEUE_RETURN_CODE
 from submitit.slurm.slurm import _make_sbatch_string
 
-from dcp_runner.launch import submitit_seam
+from dcp_runner.launch import submitit_private
 from dcp_runner.launch.requeue import RUN_AGAIN
-from dcp_runner.launch.submitit_seam import LocalTasks, SlurmTasks, batch_script
+from dcp_runner.launch.submitit_private import LocalTasks, SlurmTasks, batch_script
 
 EXPORTED = {name for name, value in vars(submitit).items() if not inspect.ismodule(value)}
 ROOT = Path(__file__).parents[2]
-SEAM = "dcp_runner/launch/submitit_seam.py"
+SEAM = "dcp_runner/launch/submitit_private.py"
 MODULES = [file for top in ("dcp_runner", "hydra_plugins") for file in sorted((ROOT / top).rglob("*.py"))]
 
 
@@ -56,7 +56,7 @@ def test_this_test_would_see_it(code: str, expected: list[str]) -> None:
 
 
 def test_every_part_exists() -> None:
-    assert all(callable(getattr(submitit_seam, name)) for name in submitit_seam.__all__)
+    assert all(callable(getattr(submitit_private, name)) for name in submitit_private.__all__)
 
 
 @pytest.mark.parametrize("executor", [SlurmTasks, LocalTasks])
