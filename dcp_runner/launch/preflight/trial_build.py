@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 
 from dcp_runner.checkpoint.sharing import AUTO
+from dcp_runner.common.errors import ConfigError
 from dcp_runner.common.suggest import did_you_mean
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.child_process import in_child_process
@@ -53,7 +54,10 @@ def show_plan(config: RunConfig) -> str:
     Raises:
         ConfigError: there is none, for these reasons.
     """
-    return in_child_process(_WHAT, lambda: _plan(config, meta_model(config)))
+    built = trial_build(replace(config, dry_run=True))
+    if built.plan is None:
+        raise ConfigError(*built.problems)
+    return built.plan
 
 
 def _trial(config: RunConfig) -> TrialBuild:
