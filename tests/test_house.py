@@ -25,6 +25,7 @@ ELSEWHERE: dict[str, str] = {
     "dcp_runner/commands/command.py": "tests/commands/test_program.py: plain data",
     "dcp_runner/common/run_context.py": "tests/common/test_launch_env.py: plain data",
     "dcp_runner/launch/job.py": "tests/launch/test_new_job.py: plain data",
+    "dcp_runner/launch/preflight/target_checks.py": "tests/launch/preflight/test_build_checks.py: what it is used for",
     "dcp_runner/launch/start_here.py": "tests/launch/test_lost_folders.py: by the program, like all that it starts",
     "dcp_runner/run/component_names.py": "tests/launch/preflight/test_sharing_of_topologies.py: a list",
     "hydra_plugins/dcp_launcher/_config.py": "tests/plugins/test_launcher_config.py: the name is taken",

@@ -42,7 +42,8 @@ def plan_table(bound: Sequence[BoundComponent], sizes: Sequence[TensorSizes], to
     mesh = " x ".join(f"{axis}={degree}" for axis, degree in topology.mesh.items())
     rows = [_row(*row) for row in zip(bound, sizes, range(len(bound)), strict=True)]
     columns = ("component", "pattern", "why", "copies", "holders", "writers", "bytes")
-    title = f"{topology.world_size} ranks ({mesh}), {len(topology.nodes or ())} node(s)"
+    ranks, nodes = topology.world_size, len(topology.nodes or ())
+    title = f"{ranks} rank{'s' * (ranks > 1)} ({mesh or 'no mesh'}), {nodes} node{'s' * (nodes > 1)}"
     return as_text(table(columns, rows, title=title, whole=columns[:2], right=columns[-1:]))
 
 
