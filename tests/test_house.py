@@ -19,7 +19,7 @@ DOUBLED = {name for name in (m.name for m in MODULES) if [m.name for m in MODULE
 ELSEWHERE: dict[str, str] = {
     "dcp_runner/app.py": "tests/launch/preflight/test_checks.py: the program as a whole, and every test that starts it",
     "dcp_runner/checkpoint/loading/request.py": "tests/checkpoint/loading/test_load.py: plain data",
-    "dcp_runner/checkpoint/saving/mesh_replicas.py": "tests/distributed/test_gloo_own_states.py: needs a real mesh",
+    "dcp_runner/checkpoint/saving/mesh_replicas.py": "tests/distributed/test_gloo_tiling.py: needs a real mesh",
     "dcp_runner/checkpoint/saving/records.py": "tests/checkpoint/files/test_manifest.py: what it writes there",
     "dcp_runner/checkpoint/saving/request.py": "tests/checkpoint/saving/test_save.py: plain data and its checks",
     "dcp_runner/commands/command.py": "tests/commands/test_program.py: plain data",

@@ -27,6 +27,7 @@ dcp_runner.checkpoint.coordinator
 dcp_runner.checkpoint.saving dcp_runner.checkpoint.loading
 dcp_runner.checkpoint.bind
 dcp_runner.checkpoint.files dcp_runner.checkpoint.sync
+dcp_runner.checkpoint.state.optim
 dcp_runner.checkpoint.state
 dcp_runner.checkpoint dcp_runner.data dcp_runner.models
 dcp_runner.common

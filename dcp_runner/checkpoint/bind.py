@@ -25,7 +25,7 @@ from dcp_runner.checkpoint.sharing import (
     widest_sharing,
 )
 from dcp_runner.checkpoint.state.modules import PLAIN_OBJECT, ModelState
-from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.optim.optimizers import OptimizerState
 from dcp_runner.checkpoint.stateful import HasSharingTraits
 from dcp_runner.checkpoint.topology import Copy, Topology
 

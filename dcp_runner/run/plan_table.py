@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from dcp_runner.checkpoint.bind import BoundComponent, bind
 from dcp_runner.checkpoint.saving.write_plan import split
 from dcp_runner.checkpoint.state.dtensor import is_dtensor
-from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.optim.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 from dcp_runner.common.ranks import rank_text
 from dcp_runner.common.tables import as_text, table

@@ -11,7 +11,7 @@ from dcp_runner import Topology
 from dcp_runner.checkpoint.component import WithTraits
 from dcp_runner.checkpoint.sharing import SharingTraits
 from dcp_runner.checkpoint.state.modules import ModelState
-from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.optim.optimizers import OptimizerState
 from dcp_runner.checkpoint.state.rng import RngState
 from dcp_runner.checkpoint.stateful import (
     HasSharingTraits,

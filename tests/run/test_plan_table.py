@@ -13,7 +13,7 @@ from runs import config, run, steps
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.optim.optimizers import OptimizerState
 from dcp_runner.launch.preflight.trial_build import show_plan
 from dcp_runner.run.plan_table import state_sizes
 

@@ -22,7 +22,7 @@ from dcp_runner.checkpoint.saving.verify_holders import differing_leaves
 from dcp_runner.checkpoint.state.fingerprints import LeafFingerprint, combined_digest, equivalent, fingerprints
 from dcp_runner.checkpoint.state.flatten import flatten
 from dcp_runner.checkpoint.state.modules import ModelState
-from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.optim.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 
 

@@ -10,13 +10,13 @@ import torch
 from dcp_runner.checkpoint.errors import UnsupportedStateError
 from dcp_runner.checkpoint.sharing import SharingTraits
 from dcp_runner.checkpoint.state.dtensor import is_dtensor
-from dcp_runner.checkpoint.state.extra_optimizer_state import check_extra_state, extra_state, load_extra_state
 from dcp_runner.checkpoint.state.merge import Keys
 from dcp_runner.checkpoint.state.modules import PLAIN_OBJECT, ModelState
-from dcp_runner.checkpoint.state.nested_optimizers import class_names, nested_optimizers, split_by_prefix
-from dcp_runner.checkpoint.state.param_groups import ParamGroups
-from dcp_runner.checkpoint.state.param_names import ParamNames
-from dcp_runner.checkpoint.state.placement import layout_problems, record_layout, restore_layout
+from dcp_runner.checkpoint.state.optim.extra_optimizer_state import check_extra_state, extra_state, load_extra_state
+from dcp_runner.checkpoint.state.optim.nested_optimizers import class_names, nested_optimizers, split_by_prefix
+from dcp_runner.checkpoint.state.optim.param_groups import ParamGroups
+from dcp_runner.checkpoint.state.optim.param_names import ParamNames
+from dcp_runner.checkpoint.state.optim.placement import layout_problems, record_layout, restore_layout
 from dcp_runner.checkpoint.stateful import StateDiff
 from dcp_runner.common.torch_private import tree_leaves
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from dcp_runner.checkpoint.state.nested_optimizers import nested_optimizers, split_by_prefix
-from dcp_runner.checkpoint.state.param_names import ParamNames
+from dcp_runner.checkpoint.state.optim.nested_optimizers import nested_optimizers, split_by_prefix
+from dcp_runner.checkpoint.state.optim.param_names import ParamNames
 from dcp_runner.checkpoint.stateful import StateDiff
 from dcp_runner.common.suggest import hints
 

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from dcp_runner import CheckpointError, StateComponent
 from dcp_runner.checkpoint.state.modules import ModelState
-from dcp_runner.checkpoint.state.optimizers import OptimizerState
+from dcp_runner.checkpoint.state.optim.optimizers import OptimizerState
 from dcp_runner.checkpoint.topology import Topology
 
 

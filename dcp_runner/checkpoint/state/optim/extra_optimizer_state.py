@@ -17,7 +17,7 @@ from dcp_runner.checkpoint.errors import MismatchError, UnsupportedStateError
 from dcp_runner.checkpoint.state.dtensor import is_dtensor
 from dcp_runner.checkpoint.state.fingerprints import combined_digest, fingerprints
 from dcp_runner.checkpoint.state.flatten import flatten
-from dcp_runner.checkpoint.state.nested_optimizers import all_optimizers, nested_optimizers
+from dcp_runner.checkpoint.state.optim.nested_optimizers import all_optimizers, nested_optimizers
 from dcp_runner.common.torch_private import tree_leaves
 
 _STANDARD_KEYS = {"state", "param_groups"}

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from dcp_runner import StateComponent, Topology
 from dcp_runner.checkpoint.state.modules import ModelState
-from dcp_runner.checkpoint.state.param_names import ParamNames
+from dcp_runner.checkpoint.state.optim.param_names import ParamNames
 
 
 def network(seed: int = 0) -> nn.Sequential:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fake_ranks import rank_of_mesh
 
-from dcp_runner.checkpoint.state.placement import layout_problems, record_layout, restore_layout
+from dcp_runner.checkpoint.state.optim.placement import layout_problems, record_layout, restore_layout
 
 
 @pytest.fixture(scope="module")
