@@ -92,5 +92,5 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path) -> None:
 
 
 def test_metadata_that_is_no_json_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="component 'box': its metadata is not JSON"):
+    with pytest.raises(RuntimeError, match="component 'box': metadata is not JSON"):
         alone(tmp_path, StateComponent("box", Box(), metadata={"what": object()}))

@@ -153,4 +153,4 @@ def test_an_optimizer_that_needs_a_closure_is_refused() -> None:
         return [problem for problem in check_targets(made) if problem.startswith("optim")]
 
     assert [kind for kind in ("LBFGS", "SGD", "AdamW", "Rprop") if found(kind)] == ["LBFGS"]
-    assert "optim._target_=torch.optim.LBFGS: its step computes the loss several times" in found("LBFGS")[0]
+    assert "optim._target_=torch.optim.LBFGS: its step needs a closure" in found("LBFGS")[0]

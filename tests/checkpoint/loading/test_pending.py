@@ -63,7 +63,7 @@ def test_other_copies_are_an_error_or_fresh_or_the_first(was: str, now: str, tmp
     made, coordinator = emptied(tmp_path, now, "a", a={"on_missing_copy": "first"})
     report = coordinator.load(7)
     assert loaded(made) == {"a": "a"} and report.rows[0].action.startswith("loaded from ")
-    assert (report.rows[0].saved, report.rows[0].here) == (was, now)
+    assert (report.rows[0].saved, report.rows[0].current) == (was, now)
 
     made, coordinator = emptied(tmp_path, now, "a", a={"on_missing_copy": "fresh"})
     assert coordinator.load(7).rows[0].action == "fresh" and loaded(made) == {"a": None}

@@ -22,7 +22,7 @@ def test_the_first_holder_of_each_copy_has_the_last_word(
     sharing: str, expected: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As for a module that is wrapped with broadcast_buffers=True, which needs a process group to be made."""
-    monkeypatch.setattr(ModelState, "settling", property(lambda state: [state.wrapper]))
+    monkeypatch.setattr(ModelState, "modules_with_broadcast_buffers", property(lambda state: [state.wrapper]))
 
     def work(comm: Comm) -> Any:
         model = nn.BatchNorm1d(3)

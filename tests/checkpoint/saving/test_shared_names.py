@@ -32,7 +32,7 @@ class Stage(Box):
         return self.state
 
     def sharing_traits(self) -> SharingTraits:
-        return SharingTraits("stages", named_along=frozenset({"pp"}))
+        return SharingTraits("stages", names_vary_along=frozenset({"pp"}))
 
 
 def judged(states: list[dict[str, float]], sharing: str = "auto", **options: Any) -> list[Any]:
