@@ -36,9 +36,11 @@ if TYPE_CHECKING:
     from dcp_runner.checkpoint.stateful import SupportsSelection as SupportsSelection
     from dcp_runner.checkpoint.topology import Topology as Topology
     from dcp_runner.common.errors import ConfigError as ConfigError
+    from dcp_runner.common.errors import UserError as UserError
     from dcp_runner.common.run_context import RunContext as RunContext
     from dcp_runner.config.schema import RunConfig as RunConfig
     from dcp_runner.train.callbacks import Callback as Callback
+    from dcp_runner.train.callbacks import TrainerView as TrainerView
     from dcp_runner.train.errors import TrainError as TrainError
     from dcp_runner.train.parallel.mesh import RankMesh as RankMesh
     from dcp_runner.train.parallel.split_plan import SplitPlan as SplitPlan
@@ -63,10 +65,10 @@ _NAMES_BY_MODULE = {
         "HasSharingTraits Reshardable StateDiff Stateful SupportsDiff SupportsReset SupportsSelection"
     ),
     "checkpoint.topology": "Topology",
-    "common.errors": "ConfigError",
+    "common.errors": "ConfigError UserError",
     "common.run_context": "RunContext",
     "config.schema": "RunConfig",
-    "train.callbacks": "Callback",
+    "train.callbacks": "Callback TrainerView",
     "train.errors": "TrainError",
     "train.parallel.mesh": "RankMesh",
     "train.parallel.split_plan": "SplitPlan",

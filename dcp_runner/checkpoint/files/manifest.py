@@ -1,7 +1,7 @@
 """The manifest: what a checkpoint holds, who held it, and the digest of every file. Plain JSON, to be read with jq.
 
 Its first field is the digest of its own exact bytes with that field's value zeroed, so a changed byte anywhere is
-detected. It holds no absolute path: a checkpoint can be moved or copied.
+detected. No path in it is used to find a file: a checkpoint can be moved or copied.
 """
 
 from __future__ import annotations
