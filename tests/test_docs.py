@@ -45,7 +45,7 @@ def modules_on(text: str) -> list[str]:
 def test_every_module_is_on_the_architecture_page() -> None:
     missing = sorted({*sources()} - {*modules_on(ARCHITECTURE)})
     lines = [f"\n  below `### `{m.rpartition('.')[0]}``: * `{m.rpartition('.')[2]}` <half a sentence>" for m in missing]
-    assert not missing, "add to docs/architecture.md (a new room gets its own heading):" + "".join(lines)
+    assert not missing, "add to docs/architecture.md (a new package gets its own heading):" + "".join(lines)
 
 
 def test_every_module_on_the_architecture_page_exists_once() -> None:
@@ -61,8 +61,8 @@ def picture() -> list[str]:
     return lines[: lines.index("")]
 
 
-def test_the_picture_shows_every_room_on_its_floor() -> None:
-    """The rooms of FLOORS in tests/test_layers.py, from the top down."""
+def test_the_picture_shows_every_package_on_its_layer() -> None:
+    """The packages of FLOORS in tests/test_layers.py, from the top down."""
     where: dict[str, int] = {}
     for room in floors():
         name = room.removeprefix("dcp_runner").strip(".").replace(".", "/")
@@ -72,7 +72,7 @@ def test_the_picture_shows_every_room_on_its_floor() -> None:
             if re.search(rf"(?<![\w/]){re.escape(name)}(?![\w/])", line[:47])
         ]
         assert found or not name, (
-            f"docs/architecture.md: the picture lacks {name}; put it on the floor of test_layers.py"
+            f"docs/architecture.md: the picture lacks {name}; put it on the layer of test_layers.py"
         )
         if name:
             where[room] = found[0]
@@ -80,7 +80,7 @@ def test_the_picture_shows_every_room_on_its_floor() -> None:
     for upper, lower in pairwise(order):
         relation = where[upper] < where[lower] if floors()[upper] > floors()[lower] else where[upper] == where[lower]
         assert relation, (
-            f"docs/architecture.md: the picture has {upper} and {lower} on other floors than test_layers.py"
+            f"docs/architecture.md: the picture has {upper} and {lower} on other layers than test_layers.py"
         )
 
 
@@ -110,18 +110,18 @@ def leads_somewhere(name: str) -> bool:
 
 
 def dotted_names(text: str) -> list[str]:
-    """What stands in backticks and begins with a room of ours."""
+    """What stands in backticks and begins with a package of ours."""
     rooms = {name.split(".")[1] for name in sources() if name.startswith("dcp_runner.")}
     names = re.findall(r"`([a-z_]+(?:\.\w+)+)`", text)
     return [name for name in names if name.split(".")[0] in rooms and not name.endswith(".py")]
 
 
-def test_functions_of_the_walks_exist() -> None:
-    walks = ARCHITECTURE.split("## The walk of a start")[1]
-    names = dotted_names(walks)
+def test_functions_of_the_steps_exist() -> None:
+    steps = ARCHITECTURE.split("## A start, step by step")[1]
+    names = dotted_names(steps)
     assert len(names) > 50
     gone = sorted({name for name in names if not leads_somewhere(name)})
-    assert not gone, f"docs/architecture.md names what is not in the code (any more); correct the walks: {gone}"
+    assert not gone, f"docs/architecture.md names what is not in the code (any more); correct the steps: {gone}"
 
 
 def test_what_is_gone_would_be_seen() -> None:

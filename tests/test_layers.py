@@ -32,8 +32,9 @@ dcp_runner.checkpoint.state
 dcp_runner.checkpoint dcp_runner.data dcp_runner.models
 dcp_runner.common
 """
-"""A room a word, from the top floor to the lowest one. A module lives in the room with the longest matching name, and
-imports from its own room and from the floors below it; rooms of one floor do not know each other."""
+"""One line for each floor (layer), from the top down, with its rooms (packages). A module belongs to the room with the
+longest matching name, and imports from its own room and from the floors below; rooms on the same floor must not import
+each other."""
 EXCEPTIONS: dict[str, str] = {}
 """Imports that point up, each with its reason."""
 PURE = tuple(
