@@ -1,4 +1,4 @@
-"""`dcp-runner status|wait|logs|results|cancel SWEEP_DIR`: a sweep from any shell, without importing anybody's model."""
+"""`dcp-runner status|wait|logs|results|cancel SWEEP_DIR`: a sweep from any shell, without importing a user's model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an error of the file system means, and flushing to disk."""
+"""Turns file-system errors into messages, and flushes to disk."""
 
 from __future__ import annotations
 

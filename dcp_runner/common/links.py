@@ -1,4 +1,4 @@
-"""Links for people. The code never follows one, so where a link cannot be made, a warning is enough."""
+"""Symbolic links for people's convenience. No code relies on them, so where one cannot be made, a warning is enough."""
 
 from __future__ import annotations
 

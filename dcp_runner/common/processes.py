@@ -1,4 +1,4 @@
-"""Processes that end with their parent."""
+"""Makes child processes exit when their parent does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The private parts of torch that this project uses, all of them in one place; everything else of torch is public.
+"""The private APIs of torch that this project uses, all of them in this module; everywhere else only public ones.
 
 Tested with torch 2.13.0. What costs time to import is imported where it is called.
 """

@@ -1,4 +1,4 @@
-"""The samples of one evaluation: the same at every evaluation of a run, with the same randomness inside."""
+"""Generates the samples of an evaluation: the same at every evaluation of a run, with the same randomness inside."""
 
 from __future__ import annotations
 

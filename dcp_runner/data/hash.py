@@ -1,4 +1,4 @@
-"""A hash of several numbers.
+"""Combines several integers into one, for shuffling and seeding.
 
 The order of the samples and the randomness inside a sample are derived from (seed, epoch, ...) and from nothing else.
 So every rank, every loader process and every resumed run gets the same numbers without communication.

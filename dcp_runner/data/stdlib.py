@@ -1,4 +1,4 @@
-"""A text that every machine has: the source code of Python's standard library, as bytes.
+"""A text data set made from the sources of Python's standard library, as bytes; every machine has them.
 
 Eleven megabytes of real structure, enough for a small language model to learn something, with nothing to download.
 """

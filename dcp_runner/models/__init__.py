@@ -1,1 +1,1 @@
-"""A model and a loss for trying things out."""
+"""A model and a loss for experimenting; they import nothing else of this project."""

@@ -1,4 +1,4 @@
-"""Finding values that are not finite: what one rank finds, and one text about all ranks."""
+"""Finds non-finite values on one rank, and writes one message about all ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rank trains: the model with everything that steps it, and the data."""
+"""What a rank trains: the model, its optimizer and scheduler, and the data."""
 
 from __future__ import annotations
 

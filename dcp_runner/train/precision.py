@@ -1,4 +1,4 @@
-"""The arithmetic of the forward and backward pass."""
+"""Sets up autocast, the arithmetic of the forward and backward pass."""
 
 from __future__ import annotations
 

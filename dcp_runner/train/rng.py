@@ -1,4 +1,4 @@
-"""Code that must leave the random generators as it found them."""
+"""Saves and restores the random generators around code that draws from them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What the ranks exchange in every step, before the optimizer changes anything: one small all-reduce."""
+"""The single small all-reduce of each step, before the optimizer changes anything: all ranks agree on loss, finiteness,
+stop signal and overdue saves (rank 0's clock decides).
+"""
 
 from __future__ import annotations
 

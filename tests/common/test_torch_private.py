@@ -1,4 +1,4 @@
-"""The private parts of torch: all in one module, and all of them there in the torch that is installed."""
+"""The private APIs of torch: all in one module, and all of them there in the torch that is installed."""
 
 from __future__ import annotations
 
@@ -148,11 +148,11 @@ def test_each_says_with_which_version_it_was_tested() -> None:
         assert "2.13.0" in block, block
 
 
-# -- nothing else of ours uses a private part of torch -----------------------------------------------------------------
+# -- nothing else of ours uses a private API of torch ------------------------------------------------------------------
 
 
 def private(name: str) -> bool:
-    """Whether a dotted name of torch has a private part."""
+    """Whether a dotted name of torch is private."""
     parts = name.split(".")
     return parts[0] == "torch" and any(part.startswith("_") and not part.startswith("__") for part in parts)
 
@@ -166,7 +166,7 @@ def attributes(tree: ast.AST) -> set[str]:
 
 
 def offences(tree: ast.AST, of_torch: set[str]) -> Iterator[str]:
-    """Private parts of torch: imported, reached from torch by attributes, or attributes that the seam is there for."""
+    """Private APIs of torch: imported, reached from torch by attributes, or attributes that the seam is there for."""
     names = {"torch": "torch"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -188,7 +188,7 @@ def seam_attributes() -> set[str]:
     return attributes(ast.parse(SEAM.read_text()))
 
 
-def test_no_other_module_uses_private_parts_of_torch() -> None:
+def test_no_other_module_uses_private_apis_of_torch() -> None:
     of_torch = seam_attributes()
     assert "_last_lr" in of_torch and "_orig_mod" in of_torch
     files = [file for top in ("dcp_runner", "hydra_plugins") for file in (ROOT / top).rglob("*.py") if file != SEAM]

@@ -1,4 +1,4 @@
-"""What we use of submitit's private parts exists, and is used in one module only."""
+"""What we use of submitit's private APIs exists, and is used in one module only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SEAM = "dcp_runner/launch/submitit_private.py"
 MODULES = [file for top in ("dcp_runner", "hydra_plugins") for file in sorted((ROOT / top).rglob("*.py"))]
 
 
-def private_parts(code: str) -> Iterator[str]:
+def private_apis(code: str) -> Iterator[str]:
     """Names of submitit that it does not export by itself, where they are imported or reached by attributes."""
     for node in ast.walk(ast.parse(code)):
         if isinstance(node, ast.Import):
@@ -35,8 +35,8 @@ def private_parts(code: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_private_parts_are_imported_in_the_seam_only(file: Path) -> None:
-    found = list(private_parts(file.read_text()))
+def test_private_apis_are_imported_in_the_seam_only(file: Path) -> None:
+    found = list(private_apis(file.read_text()))
     assert bool(found) == (str(file.relative_to(ROOT)) == SEAM), found
 
 
@@ -52,7 +52,7 @@ def test_private_parts_are_imported_in_the_seam_only(file: Path) -> None:
     ],
 )
 def test_this_test_would_see_it(code: str, expected: list[str]) -> None:
-    assert list(private_parts(code)) == expected
+    assert list(private_apis(code)) == expected
 
 
 def test_every_part_exists() -> None:

@@ -1,4 +1,4 @@
-"""Which live value to shard a saved tensor like, if the object that loads it has not created its tensor yet.
+"""Shards tensors that do not exist in the live object yet the same way as the model's.
 
 An average of the weights starts as a copy of the model: its tensors are sharded like the model's of the same name.
 """

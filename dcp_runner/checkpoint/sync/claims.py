@@ -1,4 +1,4 @@
-"""Which ranks claim something else than the majority does. Pure: every rank that has all claims says the same."""
+"""Which ranks disagree with the majority. Pure: every rank that has all claims finds the same."""
 
 from __future__ import annotations
 

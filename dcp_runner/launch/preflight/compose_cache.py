@@ -1,5 +1,5 @@
 """Composing each command line once. Hydra composes that of a run twice, and the jobs of a sweep twice each; jobs that
-differ in plain values only are copies of one composition.
+differ in plain values only are derived from one composition by copying.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The private parts of Hydra that this package uses, all in one place. Tested with hydra-core 1.3.8.
+"""The private APIs of Hydra that this project uses, all in this module. Tested with hydra-core 1.3.8.
 
 * `ConfigLoaderImpl`: composing without entering `hydra.main`, which makes the run folder before anything is checked;
   and its `_apply_overrides_to_config` and `get_overrides_dirname`, which set values in a composed configuration.

@@ -1,5 +1,5 @@
-"""Where the jobs of a sweep write. Two jobs in one folder are refused: the second would resume from the checkpoints of
-the first, train little or nothing, and report success.
+"""Where the jobs of a sweep write. A sweep in which two jobs would write to the same folder is rejected: the second
+would resume from the checkpoints of the first, train little or nothing, and report success.
 """
 
 from __future__ import annotations

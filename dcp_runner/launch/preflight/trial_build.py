@@ -1,4 +1,6 @@
-"""What only real objects can answer: model and optimizer are built without data, once, in a child process."""
+"""Builds the model and optimizer at most once, without data, in a child process, to answer questions that need real
+objects and to make the plan.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,7 @@ def trial_build(config: RunConfig) -> TrialBuild:
 
 
 def show_plan(config: RunConfig) -> str:
-    """The table of the plan of a run that is not started.
+    """The table of the plan of a run that has not been started.
 
     Raises:
         ConfigError: there is none, for these reasons.

@@ -1,4 +1,4 @@
-"""Hydra's private parts are used in one module; and what it hands to `hydra.main` changes nothing that a program sees."""
+"""Hydra's private APIs are used in one module; and what it hands to `hydra.main` changes nothing that a program sees."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dcp_runner.launch.preflight.hydra_private import ConfigLoaderImpl, hydra_ma
 ROOT = Path(__file__).parents[3]
 
 
-def test_every_private_part_is_there_and_named_in_the_docstring() -> None:
+def test_every_private_api_is_there_and_named_in_the_docstring() -> None:
     text = (ROOT / "dcp_runner/launch/preflight/hydra_private.py").read_text()
     assert re.search(r"hydra-core 1\.3\.\d", text)
     for name in hydra_private.__all__:
