@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 FAILED, BAD_INPUT = 1, 2
 """Exit codes of a run that failed, and of a configuration or command that was refused."""
@@ -23,6 +23,16 @@ class UserError(Exception):
     def report(self) -> str:
         """What the program prints."""
         return f"FAILED: {self}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Whatever a constructor takes, the error comes out of another process as it went in."""
+        return _unpickled, (type(self), self.args, self.__dict__)
+
+
+def _unpickled(kind: type[UserError], args: tuple[Any, ...], state: dict[str, Any]) -> UserError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class FileAccessError(UserError, OSError):

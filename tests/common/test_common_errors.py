@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,13 @@ def test_a_program_shows_its_text_and_has_its_exit_code(error: UserError, capsys
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)
 def test_its_builtin_base_catches_it_still(error: UserError) -> None:
     assert type(error) in (UserError, CommandError) or isinstance(error, (ValueError, OSError, RuntimeError, TypeError))
+
+
+@pytest.mark.parametrize("error", [ConfigError("a", "b"), *ERRORS], ids=["two problems", *NAMES])
+def test_another_process_gets_it_as_it_is(error: UserError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error) and vars(copy) == vars(error)
+    assert (str(copy), copy.report, copy.exit_code) == (str(error), error.report, error.exit_code)
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=NAMES)

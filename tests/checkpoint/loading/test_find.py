@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from few_ranks import among
 from solo import boxed
-from thread_ranks import among
 
 from dcp_runner.checkpoint.errors import CheckpointError, IntegrityError
 from dcp_runner.checkpoint.files.storage import Storage

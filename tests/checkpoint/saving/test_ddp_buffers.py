@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from thread_ranks import among
+from few_ranks import among
 from torch import nn
 
 from dcp_runner.checkpoint.bind import bind

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from few_ranks import among
 from solo import Box
-from thread_ranks import among
 
 from dcp_runner.checkpoint.bind import bind
 from dcp_runner.checkpoint.component import StateComponent

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from thread_ranks import among
+from few_ranks import among
 
 from dcp_runner.checkpoint.digest import BLOCK
 from dcp_runner.checkpoint.saving.value_diff import COMPARED, compare_values

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import torch
+from few_ranks import among
 from safetensors.torch import load_file
 from solo import alone, bits, stored_names, strict_json
-from thread_ranks import among
 from torch import nn
 
 from dcp_runner import CheckpointCoordinator, StateComponent, Topology

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
+from dcp_runner.common.torch_private import fake_store
 from dcp_runner.train.parallel.ddp import DataParallel
 from dcp_runner.train.parallel.mesh import RankMesh
 from dcp_runner.train.parallel.split_plan import SplitPlan
@@ -20,8 +20,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def replicas(tmp_path: Path) -> Iterator[RankMesh]:
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+def replicas() -> Iterator[RankMesh]:
+    dist.init_process_group("fake", store=fake_store(), rank=0, world_size=1)  # gloo's threads would break later forks
     yield RankMesh(CPU, init_device_mesh("cpu", (1,), mesh_dim_names=("dp",)))
     dist.destroy_process_group()
 

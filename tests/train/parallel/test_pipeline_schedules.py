@@ -5,7 +5,6 @@ test_strategy.py has several.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ import torch.distributed as dist
 from split_models import model, plan
 from torch import nn
 
+from dcp_runner.common.torch_private import fake_store
 from dcp_runner.models.loss import next_token
 from dcp_runner.train.parallel.pipeline_schedules import PipelineSchedules
 from dcp_runner.train.parallel.pipeline_split import build_stage
@@ -20,8 +20,8 @@ from dcp_runner.train.parallel.pipeline_stages import StageModule
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Iterator[dist.ProcessGroup]:
-    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+def group() -> Iterator[dist.ProcessGroup]:
+    dist.init_process_group("fake", store=fake_store(), rank=0, world_size=1)  # gloo's threads would break later forks
     assert dist.group.WORLD is not None
     yield dist.group.WORLD
     dist.destroy_process_group()
