@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from dcp_runner.train.parallel.strategy import Strategy as Strategy
     from dcp_runner.train.trackers import Tracker as Tracker
 
-__version__ = "0.1.0"
+    __version__: str
+
 
 _NAMES_BY_MODULE = {
     "app": "RunFailed check hydra_main run_experiment",
@@ -80,6 +81,8 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("dcp_runner.common.version").__version__
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

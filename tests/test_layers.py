@@ -97,7 +97,6 @@ def offences(module: str, names: list[str]) -> list[str]:
         name
         for name in names
         if (room := room_of(name)) not in ("", mine)
-        and name != "dcp_runner.__version__"
         and floors()[room] >= floors()[mine]
         and EXCEPTIONS.get(module) != name
     ]

@@ -25,7 +25,6 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from dcp_runner.common.launch_env import Starter, from_env
-from dcp_runner.common.processes import die_with_parent
 from dcp_runner.common.run_dir import RunDir
 from dcp_runner.common.signals import STOP_SIGNALS, StopFlag, pending_signal
 from dcp_runner.launch.job import Job
@@ -36,6 +35,7 @@ from dcp_runner.launch.outcomes import (
     write_exit_record,
     write_failure_record,
 )
+from dcp_runner.launch.preflight.child_process import die_with_parent
 from dcp_runner.launch.rank import RecordFailure, load_entry_point, run_rank
 from dcp_runner.launch.rank_exits import rank_exits
 

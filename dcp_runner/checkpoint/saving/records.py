@@ -15,6 +15,7 @@ from dcp_runner.checkpoint.files.manifest import CheckpointManifest, ComponentRe
 from dcp_runner.checkpoint.saving.request import SaveRequest
 from dcp_runner.checkpoint.state.treespec import Json
 from dcp_runner.checkpoint.topology import Topology
+from dcp_runner.common.version import __version__
 
 
 class Stopwatch:
@@ -75,6 +76,4 @@ def _component(bound: BoundComponent, files: Mapping[str, Json]) -> ComponentRec
 
 
 def _versions() -> dict[str, Any]:
-    from dcp_runner import __version__
-
     return {"dcp_runner": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -4,6 +4,7 @@ process groups leave caches, seeds and defaults behind, and ranks that are forke
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -13,7 +14,6 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from dcp_runner.common.errors import ConfigError
-from dcp_runner.common.processes import die_with_parent
 
 T = TypeVar("T")
 LIMIT_S = 1800.0
@@ -65,3 +65,12 @@ def _end(code: int) -> str:
         return f"the child process exited with {code}; its output is above"
     name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
     return f"the child process was killed by {name}"
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends, however that happens."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
+from boxes import boxes, failure_of
 from solo import Box, alone, bits
 
-from dcp_runner import CheckpointCoordinator, CheckpointError, StateComponent
-
-
-def failure_of(coordinator: CheckpointCoordinator, which: Any, **options: Any) -> CheckpointError:
-    with pytest.raises(CheckpointError) as failure:
-        coordinator.load(which, **options)
-    return failure.value
-
-
-def boxes(
-    folder: Path, sharing: str = "replicated", keys: Iterable[str] = "ab", **more: dict[str, Any]
-) -> tuple[dict[str, Box], CheckpointCoordinator]:
-    """Boxes a and b with states of their names; `more` are arguments of their components."""
-    made = {key: Box({"of": key}) for key in keys}
-    return made, alone(folder, *(StateComponent(key, box, sharing, **more.get(key, {})) for key, box in made.items()))
+from dcp_runner import StateComponent
 
 
 class Fresh(Box):

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 import pytest
 from commands import FORK, gone
 
-from dcp_runner.common.processes import die_with_parent
+from dcp_runner.launch.preflight.child_process import die_with_parent
 
 
 def sleeps(parent: int, ready: Connection) -> None:
