@@ -101,3 +101,7 @@ def test_a_deep_import_would_be_seen() -> None:
     source = "from dcp_runner import Topology\nfrom dcp_runner.app import check\nimport dcp_runner.train.loop, os\n"
     assert deep_imports(source) == {"dcp_runner.app:check", "dcp_runner.train.loop:"}
     assert deep_imports("from dcp_runner import nonsense") == {"dcp_runner:nonsense"}
+
+
+def test_type_checkers_find_our_types() -> None:
+    assert (ROOT / "dcp_runner" / "py.typed").is_file()

@@ -12,6 +12,7 @@ from dcp_runner.commands import sweep
 from dcp_runner.commands.command import Command
 from dcp_runner.common.errors import BAD_INPUT, UserError
 from dcp_runner.common.suggest import did_you_mean
+from dcp_runner.common.version import __version__
 
 COMMANDS = {command.name: command for command in (*sweep.COMMANDS,)}
 """Every command, in the order of the help page."""
@@ -37,12 +38,15 @@ more help:
 def run_command(arguments: Sequence[str]) -> int | None:
     """Run the command that these arguments ask for; its exit code. None: they ask for a training run.
 
-    1. `--help` and nothing else: the list of commands
+    1. `--help` or `--version` and nothing else: the list of commands, or the version
     2. the first word is a command: run it
     3. the first word is neither a command, nor an override, nor a flag: name the nearest command
     """
     if list(arguments) in (["--help"], ["-h"]):
         print(_help_page())
+        return 0
+    if list(arguments) == ["--version"]:
+        print(f"{_PROGRAM} {__version__}")
         return 0
     first = arguments[0] if arguments else ""
     if first in COMMANDS:

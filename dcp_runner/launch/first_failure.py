@@ -64,7 +64,7 @@ def report(result: RunResult, run_dir: Path) -> list[str]:
     others = [str(e.rank) for e in sorted(result.exits, key=lambda e: e.rank) if e.code and e.rank != first.rank]
     lines = [first.details.rstrip()] if first.details else []
     if others:
-        lines.append(f"failed as a consequence: rank {', '.join(others)}")
+        lines.append(f"ended because of it: rank {', '.join(others)}")
     return [*lines, f"log: {RunDir(run_dir).log_file(first.rank)}", f"FAILED: {first.headline}"]
 
 

@@ -35,9 +35,10 @@ def resolve_identity(run: RunContext, root: Path, of_root: Identity) -> Identity
     sweep = run.sweep or own.sweep
     if of_root.run and not _is_same_run(own, of_root, sweep, run):
         whose = f"{_job_name(of_root.sweep)}, " if of_root.sweep else ""
+        key = "name=" if root == RunDir(run.run_dir).checkpoints else "checkpoint.root="
         raise ForeignError(
             f"{root} holds the checkpoints of another run ({whose}{of_root.folder}), but this run is {run_dir}; give "
-            f"it a folder of its own (name=, checkpoint.root=), or start from those with resume={root} in a new folder"
+            f"this run another {key}, and to start from those checkpoints add resume={root}"
         )
     return Identity(of_root.run or own.run or uuid.uuid4().hex, sweep, run_dir)
 

@@ -56,7 +56,7 @@ def load_requested(
     if request.source in ("auto", "must"):
         report, damaged = _load_newest_valid(request, coordinator, steps)
         if report is None and request.source == "must":
-            raise ResumeError(f"resume=must, but there is no checkpoint in {root}")
+            raise ResumeError(f"resume=must, but there is no checkpoint in {root}; resume=auto starts from step 0")
     else:
         report = coordinator.load(request.source, skip=request.skip, fresh=request.fresh)
     return report, damaged

@@ -65,7 +65,7 @@ def log_end(coordinator: CheckpointCoordinator, run: RunContext) -> None:
     how = f"name={name}" if run.run_dir.as_posix().endswith(name) else f"resume={root}"
     schedule, steps = run.config["schedule"], run.config["trainer"]["max_steps"]
     if schedule["decay"] != "constant" and schedule["steps"] is None:
-        how += f"; schedule.steps={steps} keeps the learning rate where its decay has ended"
+        how += f"; add schedule.steps={steps} to keep the learning rate at its final value"
     log.info("To continue, run the same command with a larger trainer.max_steps and %s", how)
     if dist.is_initialized():
         dist.barrier()

@@ -60,7 +60,7 @@ def best_caveat(checkpoint: CheckpointConfig, eval_every: int | None) -> str:
     if checkpoint.every_minutes is None and (checkpoint.every_steps or 0) % eval_every == 0:
         return ""
     if checkpoint.eval_on_save:
-        return "checkpoint.keep.best: every save between two evaluations evaluates first (checkpoint.eval_on_save)"
+        return "checkpoint.keep.best: a save between two evaluations evaluates first (checkpoint.eval_on_save)"
     return (
         "checkpoint.keep.best: a checkpoint saved between two evaluations is never one of the best "
         "(checkpoint.eval_on_save=false)"

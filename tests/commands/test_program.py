@@ -17,6 +17,7 @@ from dcp_runner.commands import program
 from dcp_runner.commands.command import Command, CommandError
 from dcp_runner.commands.program import COMMANDS, RUN, run_command
 from dcp_runner.common.errors import BAD_INPUT
+from dcp_runner.common.version import __version__
 
 PYTHON = [sys.executable, "-m", "dcp_runner"]
 
@@ -28,6 +29,11 @@ def test_help_lists_the_run_and_every_command(flag: str, capsys: pytest.CaptureF
     for name, text in [(RUN, "train"), *((command.name, command.help[:30]) for command in COMMANDS.values())]:
         assert re.search(rf"^ +{name} +{text}", page, re.MULTILINE), name
     assert f"dcp-runner {RUN} --help" in page, "where config groups and keys are"
+
+
+def test_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["--version"]) == 0
+    assert capsys.readouterr().out == f"dcp-runner {__version__}\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -87,7 +87,7 @@ def test_the_last_line_names_the_first_failure() -> None:
     result = RunResult([RankExit(1, 1), RankExit(0, 1), RankExit(2, KILL, by_launcher=True)], failures=failures)
     assert report(result, Path("run")) == [
         "Traceback of rank 1",
-        "failed as a consequence: rank 0, 2",
+        "ended because of it: rank 0, 2",
         "log: run/logs/rank-00001.log",
         "FAILED: rank 1 (host) raised ValueError: boom",
     ]

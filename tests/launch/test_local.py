@@ -97,7 +97,7 @@ def test_a_rank_is_killed_while_the_others_work(tmp_path: Path) -> None:
     made = command(tmp_path, "killed_while_others_work", ranks=3)
     assert made.wait() == 1
     assert made.err.splitlines()[-1].startswith("FAILED: rank 1 was killed by SIGKILL")
-    assert "failed as a consequence: rank 0, 2" in made.err
+    assert "ended because of it: rank 0, 2" in made.err
     assert gone([int(path.read_text()) for path in tmp_path.glob("outputs/run/ready-?")])
 
 

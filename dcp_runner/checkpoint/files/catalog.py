@@ -107,5 +107,5 @@ def advice(storage: Storage, which: int | str | Path, best_by: BestBy, damaged: 
         return f"\n  no other checkpoint in {nearby.root} is valid"
     if nearby is not storage:
         return f"\n  the next valid one is checkpoint-{step}: ask for it by name (resume={nearby.path(step)})"
-    remedy = f"ask for it by name (resume={step}), or let resume=auto skip what is damaged"
+    remedy = f"ask for it by its step (resume={step}), or let resume=auto skip what is damaged"
     return f"\n  the next valid one is checkpoint-{step}: {remedy}"

@@ -114,7 +114,7 @@ class CheckpointManifest:
         digest = data[start : start + len(ZERO)]
         zeroed = data[:start] + ZERO.encode() + data[start + len(ZERO) :]
         if not data.startswith(_HEAD.encode()) or hash_bytes(zeroed).encode() != digest:
-            raise IntegrityError(f"{name}: its bytes are not those that were written")
+            raise IntegrityError(f"{name}: it has changed since it was written")
         plain = json.loads(data)
         if plain["format"] > FORMAT:
             raise NewerFormatError(f"{name}: format {plain['format']} is newer than this version's {FORMAT}")

@@ -128,7 +128,7 @@ class TensorFile:
         length = int.from_bytes(prefix, "little")
         header = self._file.read(length) if length <= size else b""
         if hash_bytes(prefix + header) != digest:
-            raise IntegrityError(f"{self.name}: its header is not the one that was written (digest {digest} expected)")
+            raise IntegrityError(f"{self.name}: its header has changed since it was written (digest {digest} expected)")
         table = json.loads(header)
         about = json.loads(table.pop("__metadata__")[INDEX])
         if about["format"] > FORMAT:
@@ -165,7 +165,7 @@ class TensorFile:
         if found != expected:
             where = f"{self.name}: tensor {name!r}, block {number}"
             raise IntegrityError(
-                f"{where}: the bytes are not those that were written (digest {found}, expected {expected})"
+                f"{where}: the bytes have changed since they were written (digest {found}, expected {expected})"
             )
         self._checked.add((name, number))
 
@@ -184,4 +184,4 @@ def check_plain(path: Path, name: str, *, size: int, digest: str) -> None:
     with reading(path, name), open_regular(path) as file:
         found, hashed = os.fstat(file.fileno()).st_size, hash_file(file)
     if found != size or hashed != digest:
-        raise IntegrityError(f"{name}: the bytes are not those that were written")
+        raise IntegrityError(f"{name}: the bytes have changed since they were written")

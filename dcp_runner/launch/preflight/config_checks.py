@@ -32,11 +32,11 @@ def _ranges(config: RunConfig) -> Iterator[str]:
         if value is None:
             continue
         if facts.at_least is not None and value < facts.at_least:
-            yield f"{entry.key}: at least {facts.at_least} (found {value})"
+            yield f"{entry.key}: must be at least {facts.at_least} (found {value})"
         if facts.at_most is not None and value > facts.at_most:
-            yield f"{entry.key}: at most {facts.at_most} (found {value})"
+            yield f"{entry.key}: must be at most {facts.at_most} (found {value})"
         if facts.above is not None and not value > facts.above:
-            yield f"{entry.key}: more than {facts.above} (found {value})"
+            yield f"{entry.key}: must be more than {facts.above} (found {value})"
 
 
 def _names(config: RunConfig, exists: Callable[[str], bool]) -> Iterator[str]:

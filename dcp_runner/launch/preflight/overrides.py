@@ -157,16 +157,20 @@ def _applicable(
         found.config_groups_ok = False
         return []
     good: list[str] = []
+    applied: list[str] = []
+    """The good ones for a single run: of several values the first."""
     for override in sorted(parsed, key=lambda o: not loader.get_group_options(o.key_or_group)):
         line = str(override.input_line)
-        for choice in _choices(override) if multirun and override.is_discrete_sweep() else [line]:
+        choices = _choices(override) if multirun and override.is_discrete_sweep() else [line]
+        for choice in choices:
             try:
-                composed = loader.load_configuration(config_name, [*good, choice], RunMode.RUN)
+                composed = loader.load_configuration(config_name, [*applied, choice], RunMode.RUN)
             except HydraException as error:
                 found.problems.append(explain(choice, override.key_or_group, error, loader, config_name, base))
                 found.config_groups_ok &= not loader.get_group_options(override.key_or_group)
                 break
         else:
             good.append(line)
+            applied.append(choices[0])
             base = composed
     return good

@@ -35,8 +35,11 @@ def resolve_degrees(
         ConfigError: no degrees fit; every contradiction is named.
     """
     asked = parallel.degrees
-    below = [f"parallel.{axis}: at least 1, or -1 for the remaining ranks (found {n})" for axis, n in asked.items()
-             if n < 1 and n != -1]  # fmt: skip
+    below = [
+        f"parallel.{axis}: must be at least 1, or -1 for the remaining ranks (found {degree})"
+        for axis, degree in asked.items()
+        if degree < 1 and degree != -1
+    ]
     open_axes = [axis for axis, degree in asked.items() if degree == -1]
     if len(open_axes) > 1:
         below.append(f"{' and '.join('parallel.' + axis for axis in open_axes)}: only one degree may be -1")

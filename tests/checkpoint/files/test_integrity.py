@@ -331,7 +331,7 @@ def test_a_listed_pickle_that_no_component_names_is_only_counted(run: Run, tmp_p
     run.coordinator.verify(run.path)
     assert not (tmp_path / "bang").exists()
     (run.path / "notes.pkl").write_bytes(bytes(len(data)))
-    with pytest.raises(CheckpointError, match=r"notes\.pkl: the bytes are not those"):
+    with pytest.raises(CheckpointError, match=r"notes\.pkl: the bytes have changed"):
         run.coordinator.verify(run.path)
 
 

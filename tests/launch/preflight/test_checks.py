@@ -106,7 +106,7 @@ def test_the_same_question_is_answered_once_and_another_one_anew(tmp_path: Path)
     cfg.seed = 5
     assert resolve_run(cfg, None, tmp_path).config.seed == 5
     cfg.trainer.max_steps = 0
-    assert check(cfg) == ["trainer.max_steps: at least 1 (found 0)"]
+    assert check(cfg) == ["trainer.max_steps: must be at least 1 (found 0)"]
 
 
 def test_relative_paths_are_looked_up_where_the_program_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -49,3 +49,10 @@ def test_every_value_of_a_sweep_is_composed_once() -> None:
         assert [(cfg.seed, "betas" in cfg.optim) for cfg in found.jobs] == [(1, True), (1, False), (2, True)]
         found = examine(loader, "config", ["seed=1,x"], multirun=True)
     assert [text.split(":")[0] for text in found.problems] == ["seed=x"]
+
+
+def test_a_bad_override_beside_several_values_of_another_is_explained_by_itself() -> None:
+    with our_loader() as loader:
+        found = examine(loader, "config", ["optim.lr=0.1,0.2", "trainer.max_stps=3", "seed=1,2"], multirun=True)
+    assert found.problems == ["trainer.max_stps=3: no key `trainer.max_stps`; did you mean `trainer.max_steps`?"]
+    assert [(cfg.optim.lr, cfg.seed) for cfg in found.jobs] == [(0.1, 1), (0.1, 2), (0.2, 1)]

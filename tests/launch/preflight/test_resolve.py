@@ -57,7 +57,7 @@ def test_the_table(
         ({"dp": 3}, TASKS, None, 0, "does not fit 8 ranks (resources.nodes x resources.tasks_per_node)"),
         ({"dp": -1, "pp": 2}, {}, None, 1, "does not fit 1 ranks (1 per GPU)"),
         ({"dp": -1, "tp": -1}, {}, 4, 0, "parallel.dp and parallel.tp: only one degree may be -1"),
-        ({"dp": 0}, {}, None, 0, "parallel.dp: at least 1, or -1 for the remaining ranks (found 0)"),
+        ({"dp": 0}, {}, None, 0, "parallel.dp: must be at least 1, or -1 for the remaining ranks (found 0)"),
     ],
 )
 def test_contradictions(
