@@ -130,7 +130,9 @@ def read(path: Path) -> Sweep:
     """
     file = path / FILE
     if not file.is_file():
-        raise FileNotFoundError(f"{path}: not a sweep folder (no {FILE})")
+        raise FileNotFoundError(
+            f"{path}: not a sweep folder (no {FILE}, which sweeps of hydra/launcher=dcp_local and dcp_slurm have)"
+        )
     plain = json.loads(file.read_text(encoding="utf-8"))
     return Sweep(path=path, jobs=[_job(job) for job in plain.pop("jobs")], **plain)
 

@@ -219,8 +219,12 @@ def test_a_mistake_is_one_line(sweep: Path, capsys: pytest.CaptureFixture[str], 
     before = (sweep / record.FILE).read_text()
     for arguments, message in {
         (str(sweep), "0", "7", "5"): f"no job 5, 7 in {sweep} (jobs: 0 to 1)",
-        (str(sweep / "0"),): f"{sweep / '0'}: not a sweep folder (no sweep.json)",
-        (str(sweep / "none"),): f"{sweep / 'none'}: not a sweep folder (no sweep.json)",
+        (
+            str(sweep / "0"),
+        ): f"{sweep / '0'}: not a sweep folder (no sweep.json, which sweeps of hydra/launcher=dcp_local and dcp_slurm have)",
+        (
+            str(sweep / "none"),
+        ): f"{sweep / 'none'}: not a sweep folder (no sweep.json, which sweeps of hydra/launcher=dcp_local and dcp_slurm have)",
     }.items():
         assert run_command([command, *arguments]) == BAD_INPUT
         printed = capsys.readouterr()

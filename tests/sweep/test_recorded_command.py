@@ -30,4 +30,7 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path: Path, capsys: pytest.Capt
     with pytest.raises(SystemExit) as exit:
         expand_resume_sweep([f"resume_sweep={tmp_path}"])
     assert exit.value.code == 2
-    assert f"resume_sweep={tmp_path}: not a sweep folder (no sweep.json)" in capsys.readouterr().err
+    assert (
+        f"resume_sweep={tmp_path}: not a sweep folder (no sweep.json, which sweeps of hydra/launcher=dcp_local and dcp_slurm have)"
+        in capsys.readouterr().err
+    )
