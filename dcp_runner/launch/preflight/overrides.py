@@ -75,6 +75,8 @@ def _compose(
         with read_write(job.hydra), open_dict(job.hydra):
             job.hydra.job.id = job.hydra.job.num = number
         jobs.append(job)
+    if not jobs:
+        raise HydraException("a glob() matches no option, so the sweep has no jobs")
     found.sweep, found.jobs = sweep, jobs
 
 
@@ -109,6 +111,8 @@ def _some_jobs(loader: ConfigLoader, sweep: DictConfig) -> list[tuple[int, list[
 
 def _differing_in_one(lines: Sequence[list[str]]) -> Iterator[tuple[int, list[str]]]:
     """The first line, and those that differ from it in a single value."""
+    if not lines:
+        return
     first = lines[0]
     values = [list(dict.fromkeys(column)) for column in zip(*lines, strict=True)]
     tried = [{*column[:MOST], column[-1]} for column in values]
@@ -128,6 +132,8 @@ def _job_lines(overrides: Sequence[str]) -> Iterator[list[str]]:
         if override.is_discrete_sweep() or not override.is_sweep_override()
     ]
     choices = [[*values[:MOST], *values[MOST:][-1:]] for values in choices]
+    if not all(choices):
+        return
     first = [values[0] for values in choices]
     yield first
     for column, values in enumerate(choices):
@@ -146,7 +152,7 @@ def _applicable(
     parsed: list[Override] = []
     for line in overrides:
         try:
-            parsed += OverridesParser.create().parse_overrides([line])
+            parsed += OverridesParser.create(loader).parse_overrides([line])
         except HydraException as error:
             why = str(error).splitlines()[0]
             found.problems.append(f"{line}: not of the form key=value ({why}); quote special characters")
@@ -162,6 +168,11 @@ def _applicable(
     for override in sorted(parsed, key=lambda o: not loader.get_group_options(o.key_or_group)):
         line = str(override.input_line)
         choices = _choices(override) if multirun and override.is_discrete_sweep() else [line]
+        if not choices:
+            options = loader.get_group_options(override.key_or_group)
+            expected = ", ".join(option for option in options if not option.startswith("base_"))
+            found.problems.append(f"{line}: matches no option of {override.key_or_group}; expected: {expected}")
+            continue
         for choice in choices:
             try:
                 composed = loader.load_configuration(config_name, [*applied, choice], RunMode.RUN)

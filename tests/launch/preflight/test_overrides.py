@@ -56,3 +56,15 @@ def test_a_bad_override_beside_several_values_of_another_is_explained_by_itself(
         found = examine(loader, "config", ["optim.lr=0.1,0.2", "trainer.max_stps=3", "seed=1,2"], multirun=True)
     assert found.problems == ["trainer.max_stps=3: no key `trainer.max_stps`; did you mean `trainer.max_steps`?"]
     assert [(cfg.optim.lr, cfg.seed) for cfg in found.jobs] == [(0.1, 1), (0.1, 2), (0.2, 1)]
+
+
+def test_a_glob_is_composed_and_one_without_a_match_is_a_problem() -> None:
+    with our_loader() as loader:
+        found = examine(loader, "config", ["parallel=glob(dp_*)"], multirun=True)
+        assert found.problems == [] and len(found.jobs) == 3
+        found = examine(loader, "config", ["parallel=glob(zzz*)", "seed=1,2"], multirun=True)
+        (problem,) = found.problems
+        assert problem.startswith("parallel=glob(zzz*): matches no option of parallel; expected: accelerate, ddp")
+        assert [cfg.seed for cfg in found.jobs] == [1, 2]
+        found = examine(loader, "config", ["parallel=glob(dp_*)", "trainer.max_stps=3"], multirun=True)
+    assert found.problems == ["trainer.max_stps=3: no key `trainer.max_stps`; did you mean `trainer.max_steps`?"]
