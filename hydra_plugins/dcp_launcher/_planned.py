@@ -16,7 +16,7 @@ from dcp_runner.config.convert import config_hash
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.config_checks import check_config
 from dcp_runner.launch.preflight.resolve import resolve_config
-from dcp_runner.launch.preflight.sweep_folders import JobFolder, hydra_config_set, place_of
+from dcp_runner.launch.preflight.sweep_folders import JobFolder, hydra_config_set, job_folder_of
 from dcp_runner.sweep.record import JobRecord
 from hydra_plugins.dcp_launcher._config import DcpSlurmConfig
 
@@ -51,7 +51,7 @@ def describe_job(cfg: DictConfig, number: int, overrides: Sequence[str], sweep: 
             try:
                 run = resolve_config(cfg, None)
                 found = check_config(run)
-                folder = place_of(cfg, number, overrides)
+                folder = job_folder_of(cfg, number, overrides)
             except ConfigError as error:
                 found = list(error.problems)
     if run is not None:

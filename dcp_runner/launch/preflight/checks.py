@@ -18,7 +18,7 @@ from dcp_runner.config.convert import config_hash, from_plain, plain_values
 from dcp_runner.config.schema import RunConfig
 from dcp_runner.launch.preflight.build_checks import check_targets
 from dcp_runner.launch.preflight.config_checks import check_config
-from dcp_runner.launch.preflight.resolve import fill_degrees, hydra_output_dir, remove_empty_dir
+from dcp_runner.launch.preflight.resolve import hydra_output_dir, remove_empty_dir, with_all_degrees
 from dcp_runner.launch.preflight.trial_build import trial_build
 
 REMEMBERED = 1024
@@ -58,7 +58,7 @@ def resolve_run(cfg: DictConfig, world: World | None, run_dir: Path | None = Non
 @lru_cache(maxsize=REMEMBERED)
 def _resolve(values: str, started: int | None, run_dir: Path | None, cwd: str) -> ResolvedRun:
     """`cwd` is where relative paths begin."""
-    config = fill_degrees(from_plain(json.loads(values)), started)
+    config = with_all_degrees(from_plain(json.loads(values)), started)
     folder = run_dir or Path(f"outputs/{config.name}").absolute()
     problems = check_config(config, exists=partial(_may_be_resumed, config, folder))
     targets = check_targets(config)

@@ -32,8 +32,8 @@ from dcp_runner.launch.preflight.sweep_folders import (
     blocked_folders,
     changed_jobs,
     hydra_config_set,
+    job_folder_of,
     job_folders,
-    place_of,
     shared_folders,
 )
 
@@ -138,7 +138,7 @@ def _checked(cfg: DictConfig, sweep: DictConfig | None, check: Check) -> Sequenc
 def _enter_output_dir(cfg: DictConfig, sweep: DictConfig | None) -> None:
     """What Hydra does before it calls the program."""
     if sweep is not None:
-        place_of(cfg, cfg.hydra.job.num, [])
+        job_folder_of(cfg, cfg.hydra.job.num, [])
         return
     with read_write(cfg.hydra.runtime), open_dict(cfg.hydra.runtime):
         cfg.hydra.runtime.output_dir = os.path.abspath(str(OmegaConf.select(cfg, "hydra.run.dir")))

@@ -79,10 +79,10 @@ def resolve_config(cfg: DictConfig, world: World | None) -> RunConfig:
     Raises:
         ConfigError: it cannot be typed, or the degrees fit no number of ranks.
     """
-    return fill_degrees(load(cfg), world.size if world is not None else None)
+    return with_all_degrees(load(cfg), world.size if world is not None else None)
 
 
-def fill_degrees(config: RunConfig, started: int | None) -> RunConfig:
+def with_all_degrees(config: RunConfig, started: int | None) -> RunConfig:
     """With the degree that is -1 replaced; `started` ranks are there already (None: not known).
 
     Raises:

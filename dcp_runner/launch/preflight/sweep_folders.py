@@ -50,7 +50,7 @@ def hydra_config_set(cfg: DictConfig) -> Iterator[None]:
         HydraConfig.instance().cfg = before
 
 
-def place_of(cfg: DictConfig, number: int, overrides: Sequence[str]) -> JobFolder:
+def job_folder_of(cfg: DictConfig, number: int, overrides: Sequence[str]) -> JobFolder:
     """Of a job with this composed configuration, whose Hydra node is completed as Hydra does it at the job's start.
 
     Raises:
@@ -91,7 +91,7 @@ def job_folders(loader: ConfigLoader, sweep: DictConfig) -> Iterator[JobFolder]:
     """
     for number, line in enumerate(sweep_lines(loader, sweep)):
         cfg = loader.load_sweep_config(sweep, line)
-        yield place_of(cfg, number, line)
+        yield job_folder_of(cfg, number, line)
         OmegaConf.copy_cache(from_config=cfg, to_config=sweep)  # time stamps are those of the sweep
 
 
