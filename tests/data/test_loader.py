@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,8 +42,13 @@ def worker_of(reader: Reader, step: int) -> int:
 
 
 def send(number: int, pid: int) -> None:
-    """From a process that is neither the worker's rank nor the worker, as a scheduler's."""
+    """From a process that is neither the worker's rank nor the worker, as a scheduler's. Returns when the worker has
+    taken it, because a second signal of the same number is lost while the first is pending.
+    """
     subprocess.run(["kill", f"-{number}", str(pid)], check=True)
+    status = Path(f"/proc/{pid}/status")
+    while int(status.read_text().split("ShdPnd:")[1].split()[0], 16) >> (number - 1) & 1:
+        os.sched_yield()
 
 
 def test_it_goes_on_reading(reader: Reader) -> None:
